@@ -1,0 +1,552 @@
+//! The exchange for async applications: a call that cannot go on is `Pending`, and the class waits.
+//!
+//! It owns the wakers of three sides (reading, writing, the client's leaving), which may belong to different
+//! tasks, and the times since which somebody waits. The class asks [`Polled::wanted`], waits for that, tells
+//! [`Polled::ready`] what happened, and looks at [`Polled::check_times`] when a deadline has passed.
+//!
+//! Calls come from any thread. Each is a few system calls that do not wait, under one lock; wakers are woken
+//! outside of it, since they run code of the application's.
+//!
+//! What a newcomer gets wrong: `changed` is not the task's waker. It only says that [`Polled::wanted`] may have
+//! another answer. Polling the future for it would poll it for ever.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use rgunicorn_worker_api::error::Fault;
+use rgunicorn_worker_api::request::{Address, Field, Head};
+use rgunicorn_worker_api::worker::{Exchange, Host, Verdict, request_of};
+
+use super::blocking::record;
+use super::conversation::{Conversation, Ended, Phase};
+use super::outlet::Tail;
+use super::rules::Rules;
+use super::seen::Seen;
+use super::wire::Wire;
+
+/// Most octets buffered for a client that does not take them, chunk framing aside.
+const FULL: usize = 64 * 1024;
+/// A write is taken again when no more than this is buffered, so that one is worth its system call.
+const ROOM: usize = 32 * 1024;
+
+/// What the class should wait for. The client's leaving (`POLLHUP`, `POLLERR`) it always looks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Octets from the client.
+    pub readable: bool,
+    /// Room for octets to it.
+    pub writable: bool,
+    /// When to call [`Polled::check_times`].
+    pub deadline: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Side {
+    waker: Option<Waker>,
+    /// Since when nothing has moved.
+    since: Option<Instant>,
+}
+
+impl Side {
+    fn wait(&mut self, context: &Context<'_>) {
+        self.since.get_or_insert_with(Instant::now);
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+    }
+
+    fn moved(&mut self) {
+        self.since = None;
+    }
+}
+
+struct Inner<'c, W> {
+    talk: Conversation<'c, W>,
+    read: Side,
+    write: Side,
+    gone: Option<Waker>,
+    draining: Option<Waker>,
+    is_gone: bool,
+}
+
+impl<W: Wire> Inner<'_, W> {
+    /// After something was buffered or sent: the time since which the client takes nothing.
+    fn note_output(&mut self, before: usize) {
+        let pending = self.talk.outlet.pending();
+        if pending == 0 {
+            self.write.moved();
+        } else if pending < before || self.write.since.is_none() {
+            self.write.since = Some(Instant::now());
+        }
+    }
+
+    /// Sends what the client takes, and buffers the rest.
+    fn send_or_keep(&mut self, mut tail: Tail<'_>) -> Result<(), Fault> {
+        let before = self.talk.outlet.pending();
+        if !self.talk.send(&mut tail)? {
+            self.talk.outlet.keep(&tail);
+        }
+        self.note_output(before);
+        Ok(())
+    }
+
+    fn push(&mut self) -> Result<bool, Fault> {
+        self.send_or_keep(Tail::default())?;
+        Ok(self.talk.outlet.pending() == 0)
+    }
+
+    /// Room for a write: octets, or nothing while full.
+    fn room(&mut self) -> Result<Option<usize>, Fault> {
+        if self.talk.outlet.pending() > ROOM {
+            self.push()?;
+        }
+        let pending = self.talk.outlet.pending();
+        Ok((pending <= ROOM).then_some(FULL - pending.min(ROOM)))
+    }
+
+    fn wakers(&mut self) -> [Option<Waker>; 3] {
+        [self.read.waker.take(), self.write.waker.take(), self.gone.take()]
+    }
+}
+
+/// One request and its answer, on any thread.
+pub struct Polled<'c, W> {
+    seen: Seen<'c>,
+    rules: &'c Rules,
+    inner: Mutex<Inner<'c, W>>,
+    changed: Waker,
+}
+
+fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
+    wakers.into_iter().flatten().for_each(Waker::wake);
+}
+
+impl<'c, W: Wire> Polled<'c, W> {
+    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, rules: &'c Rules, changed: Waker) -> Self {
+        let inner = Inner {
+            talk,
+            read: Side::default(),
+            write: Side::default(),
+            gone: None,
+            draining: None,
+            is_gone: false,
+        };
+        Self { seen, rules, inner: Mutex::new(inner), changed }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<'c, W>> {
+        // A panic under the lock is a bug of ours that has been logged; the exchange ends all the same.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of the application's, after which the class may have to wait for something else.
+    fn call<R>(&self, call: impl FnOnce(&mut Inner<'c, W>) -> R) -> R {
+        let (result, changed) = {
+            let mut inner = self.inner();
+            let before = self.wanted_of(&inner);
+            let result = call(&mut inner);
+            (result, before != self.wanted_of(&inner))
+        };
+        if changed {
+            self.changed.wake_by_ref();
+        }
+        result
+    }
+
+    /// Names the request as the host does, from `Host::request_begin`.
+    pub fn set_token(&self, token: u64) {
+        self.seen.token.store(token, Ordering::Relaxed);
+    }
+
+    /// Whether the application must not be called: the request is over a limit, and `conclude` says so.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.inner().talk.refused()
+    }
+
+    /// Answers by itself, where no application is to be called.
+    pub fn answer(&self, status: u16) {
+        self.inner().talk.answer(status);
+    }
+
+    /// What to wait for now.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        self.wanted_of(&self.inner())
+    }
+
+    fn wanted_of(&self, inner: &Inner<'_, W>) -> Wanted {
+        let readable = inner.read.waker.is_some();
+        let sending = inner.talk.outlet.pending() > 0 && !inner.talk.held;
+        let writable = sending || inner.write.waker.is_some();
+        let due = |since: Option<Instant>, timeout: Option<Duration>| Some(since? + timeout?);
+        let read_due = if readable && inner.talk.phase != Phase::Stream {
+            due(inner.read.since, self.rules.body_timeout)
+        } else {
+            None
+        };
+        let write_due = if writable { due(inner.write.since, self.rules.write_timeout) } else { None };
+        let deadline = [read_due, write_due].into_iter().flatten().min();
+        Wanted { readable, writable, deadline }
+    }
+
+    /// What has happened on the wire. Sends what is buffered, and wakes whoever can go on.
+    pub fn ready(&self, readable: bool, writable: bool) {
+        let mut wakers = [None, None];
+        {
+            let mut inner = self.inner();
+            if readable {
+                wakers[0] = inner.read.waker.take();
+            }
+            if writable {
+                let sent = inner.push();
+                if sent.is_err() || inner.talk.outlet.pending() <= ROOM {
+                    wakers[1] = inner.write.waker.take();
+                }
+            }
+        }
+        wake(wakers);
+    }
+
+    /// The client has left, by a reset or by closing both directions. Whether the future is to go on: because
+    /// it asked to be told, or because of octets in a stream that are still to be read. Else drop it.
+    pub fn left(&self) -> bool {
+        let (wakers, goes_on) = {
+            let mut inner = self.inner();
+            let goes_on = inner.gone.is_some() || inner.talk.phase == Phase::Stream;
+            inner.is_gone = true;
+            // A stream may have octets that are still to be read; its own calls will tell.
+            if inner.talk.phase != Phase::Stream {
+                if inner.talk.outlet.pending() > 0 {
+                    inner.talk.lose_output(Fault::ClientGone);
+                } else {
+                    inner.talk.lose(Fault::ClientGone);
+                }
+            }
+            (inner.wakers(), goes_on)
+        };
+        wake(wakers);
+        goes_on
+    }
+
+    /// The worker wants to leave: tells those who asked.
+    pub fn drain(&self) {
+        let waker = self.inner().draining.take();
+        wake([waker]);
+    }
+
+    /// The request is over its time.
+    pub fn expire(&self) {
+        let wakers = {
+            let mut inner = self.inner();
+            inner.talk.fail(Fault::Expired);
+            inner.wakers()
+        };
+        wake(wakers);
+    }
+
+    /// Ends what has waited too long.
+    pub fn check_times(&self, now: Instant) {
+        let wakers = {
+            let mut inner = self.inner();
+            let over = |since: Option<Instant>, timeout: Option<Duration>| {
+                since.zip(timeout).is_some_and(|(since, timeout)| since + timeout <= now)
+            };
+            let stream = inner.talk.phase == Phase::Stream;
+            if inner.read.waker.is_some() && !stream && over(inner.read.since, self.rules.body_timeout) {
+                inner.talk.body_timed_out();
+                inner.read.waker.take()
+            } else if over(inner.write.since, self.rules.write_timeout) {
+                inner.talk.lose_output(Fault::TimedOut);
+                inner.write.moved();
+                inner.write.waker.take()
+            } else {
+                None
+            }
+        };
+        wake([wakers]);
+    }
+
+    /// Answers what the application left open; the future must be dropped. Go on with `wanted` and `ready`
+    /// until it wants nothing more, then take [`Polled::ended`].
+    pub fn conclude(&self, verdict: Verdict) {
+        let mut inner = self.inner();
+        inner.read = Side::default();
+        inner.write.waker = None;
+        (inner.gone, inner.draining) = (None, None);
+        inner.talk.settle(verdict, &self.seen);
+        // A client that cannot be reached has been noted.
+        let _ = inner.push();
+    }
+
+    /// How it ended. What is still buffered is lost.
+    #[must_use]
+    pub fn ended(&self) -> Ended {
+        self.inner().talk.ended(&self.seen)
+    }
+
+    /// Reports the end to the host.
+    pub fn report(&self, host: &Host, ended: &Ended) {
+        // Taken out first: the host asks this exchange about its request meanwhile.
+        let fields = self.inner().talk.take_response_fields();
+        let fields: Vec<Field<'_>> = fields.iter().map(|(name, value)| Field { name, value }).collect();
+        host.request_end(&record(&self.seen, &request_of(self), &fields, ended));
+    }
+
+    /// Whether something is left to be sent, and can be.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.inner().talk.outlet.pending() > 0
+    }
+
+    /// Uses the wire, to look at it or to wait for it.
+    pub fn with_wire<R>(&self, with: impl FnOnce(&mut W) -> R) -> R {
+        with(self.inner().talk.wire)
+    }
+}
+
+impl<W: Wire> Exchange for Polled<'_, W> {
+    fn head(&self) -> Head<'_> {
+        self.seen.head()
+    }
+
+    fn field(&self, index: usize) -> Option<Field<'_>> {
+        self.seen.field(index)
+    }
+
+    fn trailer(&self, index: usize) -> Option<Field<'_>> {
+        self.seen.trailer(index)
+    }
+
+    fn peer(&self) -> &Address {
+        self.seen.peer
+    }
+
+    fn local(&self) -> &Address {
+        self.seen.local.get_or_init(|| self.inner().talk.wire.local())
+    }
+
+    fn body_length(&self) -> Option<u64> {
+        self.seen.body_length()
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        // It may not wait, and "nothing yet" is no answer it has.
+        self.call(|inner| inner.talk.read(&self.seen, buffer)?.ok_or(Fault::Misuse))
+    }
+
+    fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+        self.call(|inner| {
+            let before = inner.talk.outlet.pending();
+            let result = inner.talk.read(&self.seen, buffer);
+            inner.note_output(before);
+            match result.transpose() {
+                Some(result) => {
+                    inner.read = Side::default();
+                    Poll::Ready(result)
+                }
+                None => {
+                    inner.read.wait(context);
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    fn client_gone(&self) -> bool {
+        let mut inner = self.inner();
+        inner.is_gone || inner.talk.fault == Some(Fault::ClientGone) || inner.talk.wire.client_gone()
+    }
+
+    fn poll_client_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.inner();
+        if inner.is_gone || inner.talk.fault == Some(Fault::ClientGone) {
+            return Poll::Ready(());
+        }
+        inner.gone = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn expired(&self) -> bool {
+        self.seen.expired()
+    }
+
+    fn informational(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
+        self.call(|inner| {
+            inner.talk.informational(status, fields)?;
+            inner.push().map(|_| ())
+        })
+    }
+
+    fn start(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
+        // The head waits for the first piece of the body: nothing new to wait for.
+        self.inner().talk.start(status, fields, None)
+    }
+
+    fn write(&self, piece: &[u8]) -> Result<(), Fault> {
+        self.call(|inner| {
+            let mut head = [0; 18];
+            let tail = inner.talk.frame(piece, &mut head, false)?;
+            inner.send_or_keep(tail)
+        })
+    }
+
+    fn poll_write(&self, context: &mut Context<'_>, piece: &[u8]) -> Poll<Result<usize, Fault>> {
+        self.call(|inner| {
+            let Some(room) = inner.room()? else {
+                inner.write.wait(context);
+                return Poll::Pending;
+            };
+            let taken = &piece[..piece.len().min(room)];
+            let mut head = [0; 18];
+            let tail = inner.talk.frame(taken, &mut head, false)?;
+            if tail.len() > 0 {
+                inner.send_or_keep(tail)?;
+            }
+            Poll::Ready(Ok(taken.len()))
+        })
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        self.call(|inner| inner.push().map(|_| ()))
+    }
+
+    fn poll_flush(&self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        self.call(|inner| {
+            if inner.push()? {
+                return Poll::Ready(Ok(()));
+            }
+            inner.write.wait(context);
+            Poll::Pending
+        })
+    }
+
+    fn send_file(&self, _: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Fault> {
+        // It may not wait, and a file is not buffered.
+        Err(Fault::Misuse)
+    }
+
+    fn poll_send_file(
+        &self,
+        context: &mut Context<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Poll<Result<u64, Fault>> {
+        self.call(|inner| {
+            let before = inner.talk.outlet.pending();
+            let result = inner.talk.send_file(file, offset, length);
+            inner.note_output(before);
+            match result? {
+                Some(sent) => {
+                    inner.write.moved();
+                    Poll::Ready(Ok(sent))
+                }
+                None => {
+                    inner.write.wait(context);
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    fn trailers(&self, fields: &[Field<'_>]) -> Result<(), Fault> {
+        self.inner().talk.set_trailers(fields)
+    }
+
+    fn end(&self) -> Result<(), Fault> {
+        self.call(|inner| {
+            inner.talk.end()?;
+            inner.push().map(|_| ())
+        })
+    }
+
+    fn respond(&self, status: u16, fields: &[Field<'_>], body: &[u8]) -> Result<(), Fault> {
+        self.call(|inner| {
+            inner.talk.start(status, fields, Some(body.len()))?;
+            let mut head = [0; 18];
+            let tail = inner.talk.frame(body, &mut head, true)?;
+            inner.send_or_keep(tail)
+        })
+    }
+
+    fn take_over(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
+        self.call(|inner| {
+            inner.talk.take_over(status, fields)?;
+            inner.push().map(|_| ())
+        })
+    }
+
+    fn stream_read(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        self.call(|inner| inner.talk.stream_read(buffer)?.ok_or(Fault::Misuse))
+    }
+
+    fn stream_poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+        self.call(|inner| match inner.talk.stream_read(buffer).transpose() {
+            Some(result) => {
+                inner.read = Side::default();
+                Poll::Ready(result)
+            }
+            None => {
+                inner.read.wait(context);
+                Poll::Pending
+            }
+        })
+    }
+
+    fn stream_write(&self, piece: &[u8]) -> Result<(), Fault> {
+        self.call(|inner| {
+            inner.talk.stream_frame(piece.len())?;
+            inner.send_or_keep(Tail([piece, b"", b"", b""]))
+        })
+    }
+
+    fn stream_poll_write(&self, context: &mut Context<'_>, piece: &[u8]) -> Poll<Result<usize, Fault>> {
+        self.call(|inner| {
+            let Some(room) = inner.room()? else {
+                inner.write.wait(context);
+                return Poll::Pending;
+            };
+            let taken = &piece[..piece.len().min(room)];
+            inner.talk.stream_frame(taken.len())?;
+            inner.send_or_keep(Tail([taken, b"", b"", b""]))?;
+            Poll::Ready(Ok(taken.len()))
+        })
+    }
+
+    fn stream_shutdown(&self) -> Result<(), Fault> {
+        self.call(|inner| inner.talk.stream_shutdown())
+    }
+
+    fn stream_fd(&self) -> Option<i32> {
+        self.inner().talk.wire.fd()
+    }
+
+    fn draining(&self) -> bool {
+        self.seen.watch.draining()
+    }
+
+    fn poll_draining(&self, context: &mut Context<'_>) -> Poll<()> {
+        // Kept first, so that a wish that comes between the two is not missed.
+        self.inner().draining = Some(context.waker().clone());
+        if self.draining() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl<W> fmt::Debug for Polled<'_, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Polled")
+    }
+}
+
+#[cfg(test)]
+impl<W: Wire> Polled<'_, W> {
+    pub(super) fn inner_pending(&self) -> usize {
+        self.inner().talk.outlet.pending()
+    }
+}
