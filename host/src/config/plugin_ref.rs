@@ -1,0 +1,162 @@
+//! From what the operator writes, `-k threaded` or `app.so:app`, to a file.
+//!
+//! Owns the grammar of references and the directories that are searched. Does not open any file: whether it is a
+//! plugin at all is judged later, from its private copy.
+//!
+//! What a newcomer would get wrong: symlinks are *not* resolved here. The path stays as the operator meant it, so
+//! that a later reload follows a `current` link to where it points by then.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::io_text;
+
+/// A plugin file, found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginRef {
+    /// As the operator wrote it.
+    pub text: String,
+    /// The file: absolute, symlinks not resolved, existing when it was looked for.
+    pub file: PathBuf,
+    /// For an application, the name inside the library; for a worker class, the class's name.
+    pub name: String,
+}
+
+/// Where references by name are searched, and where relative paths start.
+#[derive(Debug)]
+pub(super) struct PluginSearch<'a> {
+    /// The workers' directory, absolute.
+    pub(super) directory: &'a Path,
+    /// In this order; all absolute.
+    pub(super) path: &'a [PathBuf],
+}
+
+/// Names of Gunicorn's worker classes that stand for ours.
+const WORKER_CLASS_ALIASES: &[(&str, &str)] = &[("gthread", "threaded")];
+
+const DEFAULT_APPLICATION: &str = "app";
+
+impl PluginSearch<'_> {
+    /// Probe: finds the file of a worker class.
+    ///
+    /// # Errors
+    /// One sentence that names what was searched.
+    pub(super) fn worker_class(&self, text: &str) -> Result<PluginRef, String> {
+        let alias = WORKER_CLASS_ALIASES.iter().find(|(alias, _)| *alias == text);
+        let reference = alias.map_or(text, |(_, name)| name);
+        let file = self.find(reference).map_err(|why| {
+            format!("cannot find the worker class '{text}': {why}; give a file with -k, or a directory with --plugin-path")
+        })?;
+        let name = if is_file_reference(reference) { stem(&file) } else { reference.to_owned() };
+        Ok(PluginRef { text: text.to_owned(), file, name })
+    }
+
+    /// Probe: finds the file of an application.
+    ///
+    /// # Errors
+    /// One sentence that names what was searched.
+    pub(super) fn application(&self, text: &str) -> Result<PluginRef, String> {
+        let (reference, name) = split_application(text);
+        if reference.is_empty() || name.is_empty() {
+            return Err(format!(
+                "cannot find the application '{text}': write FILE.so:NAME, or FILE.so alone"
+            ));
+        }
+        let file = self.find(reference).map_err(|why| {
+            format!("cannot find the application '{text}': {why}; give its file, or a directory with --plugin-path")
+        })?;
+        Ok(PluginRef { text: text.to_owned(), file, name: name.to_owned() })
+    }
+
+    fn find(&self, reference: &str) -> Result<PathBuf, String> {
+        if is_file_reference(reference) {
+            // The components again, for `./app.so` is to be shown without its dot.
+            let file: PathBuf = self.directory.join(reference).components().collect();
+            return match file.metadata() {
+                Ok(found) if found.is_file() => Ok(file),
+                Ok(_) => Err(format!("{} is not a regular file", file.display())),
+                Err(error) => Err(format!("{}: {}", file.display(), io_text(&error))),
+            };
+        }
+        let library = library_name(reference);
+        let found = self.path.iter().map(|directory| directory.join(&library)).find(|file| file.is_file());
+        found.ok_or_else(|| {
+            let searched: Vec<String> =
+                self.path.iter().map(|directory| directory.display().to_string()).collect();
+            format!("there is no {library} in {}", searched.join(", "))
+        })
+    }
+}
+
+/// The application reference before the last colon, and the name after it.
+pub(super) fn split_application(text: &str) -> (&str, &str) {
+    match text.rsplit_once(':') {
+        // A colon further left belongs to the path.
+        Some((file, name)) if !name.contains('/') => (file, name),
+        _ => (text, DEFAULT_APPLICATION),
+    }
+}
+
+fn is_file_reference(reference: &str) -> bool {
+    reference.contains('/') || reference.ends_with(".so")
+}
+
+/// Cargo writes a package's dashes as underscores.
+fn library_name(name: &str) -> String {
+    format!("lib{}.so", name.replace('-', "_"))
+}
+
+fn stem(file: &Path) -> String {
+    let stem = file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    stem.strip_prefix("lib").map_or(stem.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::temp_dir::TempDir;
+
+    #[test]
+    fn finds_files_and_names() {
+        let temp = TempDir::new("plugin_ref");
+        let (near, far) = (temp.path().join("near"), temp.path().join("far"));
+        std::fs::create_dir_all(&near).unwrap();
+        std::fs::create_dir_all(&far).unwrap();
+        for file in ["near/libthreaded.so", "far/libthreaded.so", "far/libmy_app.so", "x.so", "a:b.so"] {
+            std::fs::write(temp.path().join(file), "").unwrap();
+        }
+        let path = [near.clone(), far.clone()];
+        let search = PluginSearch { directory: temp.path(), path: &path };
+        let class = |text: &str| search.worker_class(text).map(|found| (found.file, found.name));
+        let app = |text: &str| search.application(text).map(|found| (found.file, found.name));
+        let found = |file: &Path, name: &str| Ok((file.to_owned(), name.to_owned()));
+        assert_eq!(class("threaded"), found(&near.join("libthreaded.so"), "threaded"));
+        assert_eq!(class("gthread"), found(&near.join("libthreaded.so"), "threaded"));
+        assert_eq!(class("far/libthreaded.so"), found(&temp.path().join("far/libthreaded.so"), "threaded"));
+        assert_eq!(app("my-app"), found(&far.join("libmy_app.so"), "app"));
+        assert_eq!(app("my-app:two"), found(&far.join("libmy_app.so"), "two"));
+        assert_eq!(app("x.so:app"), found(&temp.path().join("x.so"), "app"));
+        assert_eq!(app("./a:b.so:z"), found(&temp.path().join("./a:b.so"), "z"));
+    }
+
+    #[test]
+    fn says_what_was_searched() {
+        let path = [PathBuf::from("/nowhere/a"), PathBuf::from("/nowhere/b")];
+        let search = PluginSearch { directory: Path::new("/"), path: &path };
+        assert_eq!(
+            search.worker_class("gevent").unwrap_err(),
+            "cannot find the worker class 'gevent': there is no libgevent.so in /nowhere/a, /nowhere/b; give a file \
+             with -k, or a directory with --plugin-path"
+        );
+        let cases = [
+            ("no.so:app", "/no.so: No such file or directory"),
+            ("/tmp/", "/tmp is not a regular file"),
+            ("x.so:", "write FILE.so:NAME"),
+        ];
+        for (text, expected) in cases {
+            let got = search.application(text).unwrap_err();
+            assert!(got.contains(expected), "{text}: {got}");
+        }
+    }
+}

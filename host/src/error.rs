@@ -1,0 +1,101 @@
+//! Exit codes, and the one error with which the program ends.
+//!
+//! Owns the numbers an operator's scripts test, and the sentence `main` prints with them. Does not own the errors
+//! of the single parts: each says its own sentence and is converted here.
+//!
+//! What a newcomer would get wrong: the codes are about *where to look*, not about how bad it is. 3 means the
+//! worker (class file, or a first worker that died), 4 the application file, 1 everything the operator wrote into
+//! settings. After the first start none of them is used: a failed reload leaves the server running.
+
+use crate::cli::CliError;
+use crate::config::ConfigError;
+use crate::listener::ListenerError;
+use crate::logging::LogError;
+use crate::pidfile::PidfileError;
+
+/// Settings, a listener, a log file, the pid file or the runtime directory.
+pub const EXIT_SETTINGS: i32 = 1;
+/// The command line could not be understood at all: an unknown option, a value left out. As Gunicorn and most
+/// programs do.
+pub const EXIT_USAGE: i32 = 2;
+/// The worker-class file, or a probe or first worker that died by signal, exit or boot timeout.
+pub const EXIT_WORKER_BOOT: i32 = 3;
+/// The application file or what its start-up code reported.
+pub const EXIT_APP_LOAD: i32 = 4;
+
+/// Why the program ends before, or instead of, serving: one sentence and an exit code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    message: String,
+    exit_code: i32,
+}
+
+impl StartError {
+    /// An error with its sentence (operation, object, cause, what to do) and one of the `EXIT_` codes.
+    pub fn new(exit_code: i32, message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit_code }
+    }
+
+    /// The exit code, one of the `EXIT_` constants.
+    pub fn exit_code(&self) -> i32 {
+        self.exit_code
+    }
+}
+
+impl From<CliError> for StartError {
+    fn from(error: CliError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
+impl From<ListenerError> for StartError {
+    fn from(error: ListenerError) -> Self {
+        Self::new(EXIT_SETTINGS, error.to_string())
+    }
+}
+
+impl From<PidfileError> for StartError {
+    fn from(error: PidfileError) -> Self {
+        Self::new(EXIT_SETTINGS, error.to_string())
+    }
+}
+
+impl From<LogError> for StartError {
+    fn from(error: LogError) -> Self {
+        Self::new(EXIT_SETTINGS, error.to_string())
+    }
+}
+
+/// The system's words for an error, without Rust's "(os error 2)".
+pub(crate) fn io_text(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_sentence_and_the_code_of_each_kind() {
+        let cases = [
+            (ConfigError::Settings("a".to_owned()), 1),
+            (ConfigError::WorkerClass("a".to_owned()), 3),
+            (ConfigError::Application("a".to_owned()), 4),
+        ];
+        for (error, code) in cases {
+            let start = StartError::from(error);
+            assert_eq!((start.to_string().as_str(), start.exit_code()), ("a", code));
+        }
+        assert_eq!(StartError::from(CliError::Usage("u".to_owned())).exit_code(), EXIT_USAGE);
+    }
+}

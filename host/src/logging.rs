@@ -1,0 +1,415 @@
+//! The error log: Gunicorn's lines, one write each, never waiting for whoever reads them.
+//!
+//! Owns the backend of the `log` facade, in the master and in every child. Does not own the access log, nor where
+//! and how lines are written without waiting (`logging/sink.rs`). No crate was taken, because none reopens its file, survives
+//! fork(2) without a thread, and drops and counts what a full pipe refuses.
+//!
+//! What a newcomer would get wrong: times are UTC, and the line says so (`+0000`). Local time needs localtime_r(3),
+//! which reads files and takes locks that a forked child may find taken.
+
+use std::fmt::{self, Write};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::{LevelFilter, Log, Metadata, Record};
+use serde::{Deserialize, Serialize};
+
+pub(crate) mod sink;
+
+use sink::Sink;
+
+/// Gunicorn's levels, and `Trace`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogLevel {
+    /// Bytes.
+    Trace,
+    /// Decisions.
+    Debug,
+    /// What an operator follows.
+    Info,
+    /// Degraded, goes on.
+    Warning,
+    /// Someone must act.
+    Error,
+    /// Only what [`critical`] writes.
+    Critical,
+}
+
+impl LogLevel {
+    /// The level with this lower-case name.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "trace" => Self::Trace,
+            "debug" => Self::Debug,
+            "info" => Self::Info,
+            "warning" => Self::Warning,
+            "error" => Self::Error,
+            "critical" => Self::Critical,
+            _ => return None,
+        })
+    }
+
+    /// The `log` crate's filter. It has no critical: see [`CRITICAL`].
+    pub fn filter(self) -> LevelFilter {
+        match self {
+            Self::Trace => LevelFilter::Trace,
+            Self::Debug => LevelFilter::Debug,
+            Self::Info => LevelFilter::Info,
+            Self::Warning => LevelFilter::Warn,
+            Self::Error | Self::Critical => LevelFilter::Error,
+        }
+    }
+}
+
+/// Where a log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LogTarget {
+    /// '-': standard error for the error log, standard output for the access log.
+    Standard,
+    /// A file at this absolute path.
+    File(PathBuf),
+}
+
+/// A log that cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot open the log {}: {why}; create its directory or give another path", path.display())]
+pub struct LogError {
+    path: PathBuf,
+    why: String,
+}
+
+/// The target of records that are shown as CRITICAL, also when only those are shown.
+pub const CRITICAL: &str = "critical";
+
+static ERROR_LOG: ErrorLog = ErrorLog::new();
+
+/// Master: makes this the program's log, on standard error at level info until [`configure`] says otherwise. Call
+/// once, before anything is logged; later calls change nothing.
+pub fn start() {
+    if log::set_logger(&ERROR_LOG).is_ok() {
+        ERROR_LOG.lock().sink = Sink::open(&LogTarget::Standard, io::stderr().as_fd(), None).ok();
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Master: changes where and what is logged, at start and on reload. `owner` (uid, gid) gets a newly opened file,
+/// so that workers can reopen it.
+///
+/// # Errors
+/// The file cannot be opened; the log stays as it was.
+pub fn configure(target: &LogTarget, level: LogLevel, owner: Option<(u32, u32)>) -> Result<(), LogError> {
+    ERROR_LOG.configure(target, owner)?;
+    set_level(level);
+    Ok(())
+}
+
+/// Probe: whether the log could be opened; a file is made as [`configure`] would make it.
+///
+/// # Errors
+/// It cannot.
+pub fn try_open(target: &LogTarget, owner: Option<(u32, u32)>) -> Result<(), LogError> {
+    match target {
+        LogTarget::Standard => Ok(()),
+        LogTarget::File(_) => Sink::open(target, io::stderr().as_fd(), owner).map(drop),
+    }
+}
+
+/// Changes the level, in this process.
+pub fn set_level(level: LogLevel) {
+    ERROR_LOG.only_critical.store(level == LogLevel::Critical, Ordering::Relaxed);
+    log::set_max_level(level.filter());
+}
+
+/// Opens the file anew (USR1), in this process; what was '-' stays.
+///
+/// # Errors
+/// The file cannot be opened; the old one is written on.
+pub fn reopen() -> Result<(), LogError> {
+    ERROR_LOG.reopen()
+}
+
+/// Worker: call in a child right after fork(2): what the parent dropped is the parent's to say.
+pub fn after_fork() {
+    ERROR_LOG.dropped.store(0, Ordering::Relaxed);
+}
+
+/// Child: the descriptor that lines are written to, which must stay open.
+pub fn raw_fd() -> Option<i32> {
+    ERROR_LOG.lock().sink.as_ref().map(|sink| sink.as_fd().as_raw_fd())
+}
+
+/// How many lines this process dropped and has not said so yet.
+pub fn dropped() -> u64 {
+    ERROR_LOG.dropped.load(Ordering::Relaxed)
+}
+
+/// Logs at Gunicorn's highest level, which the `log` crate does not have.
+pub fn critical(message: fmt::Arguments<'_>) {
+    log::error!(target: CRITICAL, "{message}");
+}
+
+/// The backend; a value of its own so that tests have theirs.
+#[derive(Debug)]
+struct ErrorLog {
+    state: Mutex<State>,
+    dropped: AtomicU64,
+    only_critical: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    sink: Option<Sink>,
+    target: LogTarget,
+    owner: Option<(u32, u32)>,
+}
+
+impl ErrorLog {
+    const fn new() -> Self {
+        let state = State { sink: None, target: LogTarget::Standard, owner: None };
+        Self { state: Mutex::new(state), dropped: AtomicU64::new(0), only_critical: AtomicBool::new(false) }
+    }
+
+    /// A child finds the lock free: the master has one thread, which was forking and not logging.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn configure(&self, target: &LogTarget, owner: Option<(u32, u32)>) -> Result<(), LogError> {
+        let sink = Sink::open(target, io::stderr().as_fd(), owner)?;
+        *self.lock() = State { sink: Some(sink), target: target.clone(), owner };
+        Ok(())
+    }
+
+    fn reopen(&self) -> Result<(), LogError> {
+        let mut state = self.lock();
+        if state.target != LogTarget::Standard {
+            state.sink = Some(Sink::open(&state.target, io::stderr().as_fd(), state.owner)?);
+        }
+        Ok(())
+    }
+
+    fn write(&self, level: &str, message: fmt::Arguments<'_>) {
+        // Formatted before the lock is taken: the message's own Display may log.
+        let line = line(SystemTime::now(), std::process::id(), level, message);
+        let state = self.lock();
+        let Some(sink) = &state.sink else { return };
+        let before = self.dropped.load(Ordering::Relaxed);
+        if before > 0 {
+            let notice =
+                format_args!("{before} log lines were dropped: the log could not be written at once");
+            let notice = self::line(SystemTime::now(), std::process::id(), "WARNING", notice);
+            if sink.write_lines(notice.as_bytes()) == 0 {
+                self.dropped.fetch_sub(before, Ordering::Relaxed);
+            }
+        }
+        self.dropped.fetch_add(sink.write_lines(line.as_bytes()), Ordering::Relaxed);
+    }
+}
+
+impl Log for ErrorLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // The facade has judged the level already, by `set_max_level`.
+        metadata.target() == CRITICAL || !self.only_critical.load(Ordering::Relaxed)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let level = match record.level() {
+            log::Level::Error if record.target() == CRITICAL => "CRITICAL",
+            log::Level::Error => "ERROR",
+            log::Level::Warn => "WARNING",
+            log::Level::Info => "INFO",
+            log::Level::Debug => "DEBUG",
+            log::Level::Trace => "TRACE",
+        };
+        self.write(level, *record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// `[2026-11-21 06:53:12 +0000] [4711] [INFO] message`, with its newline; control characters escaped.
+fn line(now: SystemTime, pid: u32, level: &str, message: fmt::Arguments<'_>) -> String {
+    let time = UtcTime::from(now);
+    let mut line = format!(
+        "[{:04}-{:02}-{:02} {:02}:{:02}:{:02} +0000] [{pid}] [{level}] ",
+        time.year, time.month, time.day, time.hour, time.minute, time.second
+    );
+    // A Display that fails has written what it could.
+    let _ = Escaped(&mut line).write_fmt(message);
+    line.push('\n');
+    line
+}
+
+/// Passes text on with control characters escaped, so that what comes from the network can forge no line and no
+/// terminal sequence.
+struct Escaped<'a>(&'a mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match character {
+                '\t' => self.0.push('\t'),
+                control if control.is_control() => self.0.extend(control.escape_default()),
+                plain => self.0.push(plain),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A moment as a calendar and a clock show it, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UtcTime {
+    pub(crate) year: u64,
+    /// From 1.
+    pub(crate) month: u64,
+    /// From 1.
+    pub(crate) day: u64,
+    pub(crate) hour: u64,
+    pub(crate) minute: u64,
+    pub(crate) second: u64,
+}
+
+impl From<SystemTime> for UtcTime {
+    /// A clock before 1970 shows 1970.
+    fn from(time: SystemTime) -> Self {
+        let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        let (days, clock) = (seconds / 86_400, seconds % 86_400);
+        // Days are counted from 0000-03-01, so that a leap day is the last of its year; an era is 400 years.
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * day_of_year + 2) / 153;
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        Self {
+            year: era * 400 + year_of_era + u64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * from_march + 2) / 5 + 1,
+            hour: clock / 3600,
+            minute: clock / 60 % 60,
+            second: clock % 60,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::temp_dir::TempDir;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn writes_lines_as_gunicorn() {
+        let got = line(at(1_795_243_992), 4711, "INFO", format_args!("Listening at: {}", "http://[::]:80"));
+        assert_eq!(got, "[2026-11-21 06:53:12 +0000] [4711] [INFO] Listening at: http://[::]:80\n");
+    }
+
+    #[test]
+    fn knows_the_calendar() {
+        let cases = [
+            (0, (1970, 1, 1, 0, 0, 0)),
+            (951_782_399, (2000, 2, 28, 23, 59, 59)),
+            (951_782_400, (2000, 2, 29, 0, 0, 0)),
+            (951_868_800, (2000, 3, 1, 0, 0, 0)),
+            (1_735_689_599, (2024, 12, 31, 23, 59, 59)),
+            (4_107_542_400, (2100, 3, 1, 0, 0, 0)),
+        ];
+        for (seconds, expected) in cases {
+            let got = UtcTime::from(at(seconds));
+            assert_eq!(
+                (got.year, got.month, got.day, got.hour, got.minute, got.second),
+                expected,
+                "{seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_can_forge_no_line() {
+        let got = line(at(0), 1, "INFO", format_args!("{}", "a\nb\x1b[31m\u{85}ä\tc"));
+        assert!(got.ends_with("a\\nb\\u{1b}[31m\\u{85}ä\tc\n"), "{got:?}");
+    }
+
+    #[test]
+    fn says_how_many_lines_were_dropped() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let log = ErrorLog::new();
+        log.lock().sink = Some(Sink::open(&LogTarget::Standard, writer.as_fd(), None).unwrap());
+        drop(writer);
+        let long = "x".repeat(3000);
+        while log.dropped.load(Ordering::Relaxed) < 3 {
+            log.write("INFO", format_args!("{long}"));
+        }
+        let mut taken = vec![0; 1 << 16];
+        let _ = reader.read(&mut taken).unwrap();
+        log.write("INFO", format_args!("again"));
+        assert_eq!(log.dropped.load(Ordering::Relaxed), 0);
+        drop(log);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        let tail: Vec<&str> = rest.lines().rev().take(2).collect();
+        assert!(
+            tail[1].ends_with("[WARNING] 3 log lines were dropped: the log could not be written at once"),
+            "{tail:?}"
+        );
+        assert!(tail[0].ends_with("[INFO] again"), "{tail:?}");
+    }
+
+    #[test]
+    fn reopens_a_file_that_was_moved_away() {
+        let temp = TempDir::new("logging");
+        let (path, moved) = (temp.join("log"), temp.join("log.1"));
+        let log = ErrorLog::new();
+        log.configure(&LogTarget::File(path.clone()), None).unwrap();
+        log.write("INFO", format_args!("one"));
+        std::fs::rename(&path, &moved).unwrap();
+        log.write("INFO", format_args!("two"));
+        log.reopen().unwrap();
+        log.write("INFO", format_args!("three"));
+        assert_eq!(std::fs::read_to_string(moved).unwrap().lines().count(), 2);
+        assert!(std::fs::read_to_string(path).unwrap().ends_with("[INFO] three\n"));
+    }
+
+    #[test]
+    fn a_reopen_that_fails_keeps_the_old_file() {
+        let temp = TempDir::new("logging");
+        let directory = temp.join("d");
+        std::fs::create_dir(&directory).unwrap();
+        let moved = temp.join("moved");
+        let log = ErrorLog::new();
+        log.configure(&LogTarget::File(directory.join("log")), None).unwrap();
+        std::fs::rename(&directory, &moved).unwrap();
+        assert!(log.reopen().is_err());
+        log.write("INFO", format_args!("still"));
+        assert!(std::fs::read_to_string(moved.join("log")).unwrap().ends_with("still\n"));
+    }
+
+    #[test]
+    fn critical_passes_where_errors_do_not() {
+        let temp = TempDir::new("logging");
+        let path = temp.join("log");
+        let log = ErrorLog::new();
+        log.configure(&LogTarget::File(path.clone()), None).unwrap();
+        log.only_critical.store(true, Ordering::Relaxed);
+        log.log(&Record::builder().level(log::Level::Error).args(format_args!("no")).build());
+        log.log(
+            &Record::builder().level(log::Level::Error).target(CRITICAL).args(format_args!("yes")).build(),
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.lines().count() == 1 && text.ends_with("[CRITICAL] yes\n"), "{text}");
+    }
+}

@@ -1,0 +1,802 @@
+//! The table of settings: names, flags, types, defaults, help, and what a reload may do with each.
+//!
+//! Owns what a setting *is* and how one value is read from text. Does not own where values come from (`cli` for
+//! words, `config` for the file and for precedence) nor what they mean together (`config`).
+//!
+//! What a newcomer would get wrong: to add a setting, add one entry here and one field in [`crate::config::Config`];
+//! the command line, the TOML key, `--print-config` and the documentation follow. Names and defaults are Gunicorn's
+//! wherever Gunicorn has the setting.
+
+pub mod reference;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The most worker processes there can be: the scoreboard has this many slots.
+pub const MAX_WORKERS: u64 = 1024;
+/// One year, in seconds: no timeout is longer, so that deadlines never overflow.
+const YEAR: u64 = 365 * 24 * 3600;
+
+/// One setting, as every reader of the table sees it.
+#[derive(Debug)]
+pub struct Setting {
+    /// The TOML key, and Gunicorn's name of the setting.
+    pub name: &'static str,
+    /// Long flags without the dashes; the first is the canonical one. Empty for the positional argument.
+    pub flags: &'static [&'static str],
+    /// The short flag.
+    pub short: Option<char>,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The default, in the text form [`Setting::parse`] reads; none means unset.
+    pub default: Option<&'static str>,
+    /// An environment variable that replaces the default, with the text that goes before its value.
+    pub default_from: Option<(&'static str, &'static str)>,
+    /// One or two sentences for `--help` and the documentation.
+    pub help: &'static str,
+    /// The heading it stands under.
+    pub section: &'static str,
+    /// Where it may be given.
+    pub place: Place,
+    /// What a reload (HUP) does with a changed value.
+    pub on_reload: OnReload,
+}
+
+/// What values a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number within a range, both ends included.
+    Integer {
+        /// The least value.
+        least: u64,
+        /// The greatest value.
+        most: u64,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// A time in seconds, fractions allowed, at most a year.
+    Seconds,
+    /// Permission bits: octal, written with a leading zero.
+    Mode,
+    /// Any text on one line.
+    Text,
+    /// A file or directory; relative ones start at `chdir`.
+    Path,
+    /// Yes or no; on the command line its presence means yes.
+    Flag,
+    /// Several texts; the flag may be repeated.
+    TextList,
+    /// Several paths; the flag may be repeated.
+    PathList,
+    /// One of these words, in any case.
+    Choice(&'static [&'static str]),
+    /// Names with values: `NAME=VALUE`, repeatable, or a TOML table.
+    Options,
+}
+
+/// Where a setting may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the file, in `RGUNICORN_CMD_ARGS` and on the command line.
+    Anywhere,
+    /// As words only: `RGUNICORN_CMD_ARGS` or the command line.
+    Words,
+    /// On the command line only.
+    CommandLine,
+}
+
+/// What a reload does with a changed value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReload {
+    /// The next generation has the new value.
+    Applies,
+    /// A reload that changes it is refused, by name.
+    Fixed,
+}
+
+/// A value of a setting, of the type its [`Kind`] says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Value {
+    /// For [`Kind::Integer`].
+    Integer(u64),
+    /// For [`Kind::Seconds`].
+    Seconds(Duration),
+    /// For [`Kind::Mode`].
+    Mode(u32),
+    /// For [`Kind::Text`], [`Kind::Path`] and [`Kind::Choice`].
+    Text(String),
+    /// For [`Kind::Flag`].
+    Flag(bool),
+    /// For [`Kind::TextList`] and [`Kind::PathList`].
+    List(Vec<String>),
+    /// For [`Kind::Options`].
+    Options(BTreeMap<String, String>),
+}
+
+impl Value {
+    /// The value as a worker class reads it: numbers bare, seconds in decimal, flags `true` or `false`, list
+    /// elements separated by commas, options as `NAME=VALUE` separated by commas.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Integer(number) => number.to_string(),
+            Self::Seconds(time) => time.as_secs_f64().to_string(),
+            Self::Mode(bits) => format!("0o{bits:o}"),
+            Self::Text(text) => text.clone(),
+            Self::Flag(flag) => flag.to_string(),
+            Self::List(list) => list.join(","),
+            Self::Options(options) => {
+                let pairs: Vec<String> =
+                    options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                pairs.join(",")
+            }
+        }
+    }
+}
+
+impl Setting {
+    /// Reads one word. For lists and options the word is one element.
+    ///
+    /// # Errors
+    /// What is wrong with the word, as the end of a sentence ("must be …, not 'word'").
+    pub fn parse(&self, word: &str) -> Result<Value, String> {
+        self.kind.parse(word)
+    }
+
+    /// The flag as the operator types it, `--workers`; for the positional argument its name.
+    pub fn flag_text(&self) -> String {
+        match self.flags.first() {
+            Some(flag) => format!("--{flag}"),
+            None => "APP".to_owned(),
+        }
+    }
+
+    /// The value when nobody gives one; `variable` looks up an environment variable for `default_from`.
+    ///
+    /// # Errors
+    /// What is wrong with the variable's value, the variable named.
+    pub fn default_value(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Value>, String> {
+        if let Some((name, before)) = self.default_from
+            && let Some(text) = variable(name)
+        {
+            return self.parse(&format!("{before}{text}")).map(Some).map_err(|why| format!("{name} {why}"));
+        }
+        self.default.map(|text| self.parse(text)).transpose()
+    }
+}
+
+impl Kind {
+    /// Reads one word; see [`Setting::parse`].
+    fn parse(self, word: &str) -> Result<Value, String> {
+        // Variables and options may span lines (a key, a certificate); nothing else does.
+        let may_span_lines = matches!(self, Self::TextList | Self::Options);
+        let forbidden = |character: &char| match character {
+            '\0' => true,
+            '\t' => false,
+            other => other.is_control() && !may_span_lines,
+        };
+        if let Some(control) = word.chars().find(forbidden) {
+            return Err(format!("must not contain the control character {control:?}"));
+        }
+        match self {
+            Self::Integer { least, most, .. } => word
+                .parse::<u64>()
+                .ok()
+                .filter(|number| (least..=most).contains(number))
+                .map(Value::Integer)
+                .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
+            Self::Seconds => word
+                .parse::<f64>()
+                .ok()
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                .filter(|time| *time <= Duration::from_secs(YEAR))
+                .map(Value::Seconds)
+                .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
+            Self::Mode => parse_mode(word).map(Value::Mode),
+            Self::Text | Self::Path => Ok(Value::Text(word.to_owned())),
+            Self::Flag => match word {
+                "true" => Ok(Value::Flag(true)),
+                "false" => Ok(Value::Flag(false)),
+                _ => Err(format!("must be {}, not '{word}'", self.describe())),
+            },
+            Self::TextList | Self::PathList => Ok(Value::List(vec![word.to_owned()])),
+            Self::Choice(words) => words
+                .iter()
+                .find(|choice| choice.eq_ignore_ascii_case(word))
+                .map(|choice| Value::Text((*choice).to_owned()))
+                .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
+            Self::Options => match word.split_once('=') {
+                Some((name, value)) if !name.is_empty() => {
+                    Ok(Value::Options(BTreeMap::from([(name.to_owned(), value.to_owned())])))
+                }
+                _ => Err(format!("must be NAME=VALUE, not '{word}'")),
+            },
+        }
+    }
+
+    /// What the values are, as a phrase: "a whole number from 1 to 1024".
+    pub fn describe(self) -> String {
+        match self {
+            Self::Integer { least, most: u64::MAX, .. } => format!("a whole number, {least} or more"),
+            Self::Integer { least, most, .. } => format!("a whole number from {least} to {most}"),
+            Self::Seconds => format!("a number of seconds from 0 to {YEAR}"),
+            Self::Mode => "an octal mode from 0 to 0o777".to_owned(),
+            Self::Text => "a text".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Flag => "true or false".to_owned(),
+            Self::TextList => "a text or a list of texts".to_owned(),
+            Self::PathList => "a path or a list of paths".to_owned(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Options => "a table of names and values".to_owned(),
+        }
+    }
+
+    /// Whether its flag may be repeated, each time adding to the value.
+    pub fn is_repeatable(self) -> bool {
+        matches!(self, Self::TextList | Self::PathList | Self::Options)
+    }
+
+    /// The placeholder in `--help`.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::Integer { unit: "bytes", .. } => "BYTES",
+            Self::Integer { .. } => "INT",
+            Self::Seconds => "SECONDS",
+            Self::Mode => "MODE",
+            Self::Text | Self::TextList => "STRING",
+            Self::Path | Self::PathList => "PATH",
+            Self::Flag => "",
+            Self::Choice(_) => "WORD",
+            Self::Options => "NAME=VALUE",
+        }
+    }
+}
+
+/// Permission bits. A bare decimal such as `22` is refused: Gunicorn reads it as 0o26, which nobody means.
+fn parse_mode(word: &str) -> Result<u32, String> {
+    let digits = word.strip_prefix("0o").or_else(|| word.strip_prefix('0')).unwrap_or(word);
+    if digits.len() == word.len() && word.len() > 1 {
+        return Err(format!("must be octal with a leading zero, such as 022 or 0o22, not '{word}'"));
+    }
+    let digits = if digits.is_empty() { "0" } else { digits };
+    if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(format!("must be {}, not '{word}'", Kind::Mode.describe()));
+    }
+    u32::from_str_radix(digits, 8)
+        .ok()
+        .filter(|bits| *bits <= 0o777)
+        .ok_or_else(|| format!("must be {}, not '{word}'", Kind::Mode.describe()))
+}
+
+/// The setting with this name.
+pub fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The candidate most like `word`, if one is like it at all: at most a third of its letters are wrong.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase().replace('-', "_");
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Edit distance in which two swapped neighbours count once (optimal string alignment).
+fn distance(left: &str, right: &str) -> usize {
+    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=right.len()).collect();
+    for i in 1..=left.len() {
+        let mut row = vec![i];
+        for j in 1..=right.len() {
+            let unequal = usize::from(left[i - 1] != right[j - 1]);
+            let mut least = (last[j - 1] + unequal).min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[right.len()]
+}
+
+const LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error", "critical"];
+
+/// An entry with what most settings have: no short flag, no variable, given anywhere, applied by a reload.
+const fn setting(
+    section: &'static str,
+    name: &'static str,
+    flags: &'static [&'static str],
+    kind: Kind,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        flags,
+        short: None,
+        kind,
+        default,
+        default_from: None,
+        help,
+        section,
+        place: Place::Anywhere,
+        on_reload: OnReload::Applies,
+    }
+}
+
+impl Setting {
+    const fn short(mut self, short: char) -> Self {
+        self.short = Some(short);
+        self
+    }
+
+    const fn place(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+
+    const fn fixed(mut self) -> Self {
+        self.on_reload = OnReload::Fixed;
+        self
+    }
+
+    const fn default_from(mut self, variable: &'static str, before: &'static str) -> Self {
+        self.default_from = Some((variable, before));
+        self
+    }
+}
+
+const fn count(least: u64, most: u64, unit: &'static str) -> Kind {
+    Kind::Integer { least, most, unit }
+}
+
+/// Every setting there is, in the order in which help and documentation show them.
+pub static SETTINGS: &[Setting] = &[
+    setting(
+        "Application",
+        "application",
+        &[],
+        Kind::Text,
+        None,
+        "The application that answers: FILE.so:NAME, or a name searched in the plugin path. NAME is 'app' when \
+         left out. It is mounted at '/'.",
+    ),
+    setting(
+        "Application",
+        "mount",
+        &["mount"],
+        Kind::TextList,
+        None,
+        "Mount an application under a path: PREFIX=APP. The longest prefix that matches a request wins.",
+    ),
+    setting(
+        "Application",
+        "plugin_path",
+        &["plugin-path"],
+        Kind::PathList,
+        None,
+        "A directory that is searched first for worker classes and applications given by name.",
+    ),
+    setting(
+        "Application",
+        "chdir",
+        &["chdir"],
+        Kind::Path,
+        None,
+        "The working directory of the workers, and where relative paths start. Default: where the program was \
+         started.",
+    ),
+    setting(
+        "Application",
+        "raw_env",
+        &["env"],
+        Kind::TextList,
+        None,
+        "An environment variable for the workers: KEY=VALUE.",
+    )
+    .short('e'),
+    setting(
+        "Configuration",
+        "config",
+        &["config"],
+        Kind::Path,
+        None,
+        "The configuration file (TOML). Default: ./rgunicorn.toml, if it exists.",
+    )
+    .short('c')
+    .place(Place::Words),
+    setting(
+        "Configuration",
+        "check_config",
+        &["check-config"],
+        Kind::Flag,
+        Some("false"),
+        "Try all that a start would do, the application's init included, but bind nothing; then exit.",
+    )
+    .place(Place::CommandLine),
+    setting(
+        "Configuration",
+        "print_config",
+        &["print-config"],
+        Kind::Flag,
+        Some("false"),
+        "Print the configuration that all sources together make, as TOML, and exit.",
+    )
+    .place(Place::CommandLine),
+    setting(
+        "Sockets",
+        "bind",
+        &["bind"],
+        Kind::TextList,
+        Some("127.0.0.1:8000"),
+        "Where to listen: HOST, HOST:PORT, [IPV6]:PORT or unix:PATH. Default when the PORT variable is set: \
+         0.0.0.0:$PORT.",
+    )
+    .short('b')
+    .default_from("PORT", "0.0.0.0:"),
+    setting(
+        "Sockets",
+        "backlog",
+        &["backlog"],
+        count(1, i32::MAX as u64, "connections"),
+        Some("2048"),
+        "How many connections may wait to be accepted; the kernel's own limit is net.core.somaxconn.",
+    ),
+    setting(
+        "Workers",
+        "workers",
+        &["workers"],
+        count(1, MAX_WORKERS, "processes"),
+        Some("1"),
+        "How many worker processes. Default when the WEB_CONCURRENCY variable is set: its value.",
+    )
+    .short('w')
+    .default_from("WEB_CONCURRENCY", ""),
+    setting(
+        "Workers",
+        "worker_class",
+        &["worker-class"],
+        Kind::Text,
+        Some("sync"),
+        "How a worker accepts and serves: a name searched in the plugin path (libNAME.so), or a file.",
+    )
+    .short('k'),
+    setting(
+        "Workers",
+        "worker_options",
+        &["worker-option"],
+        Kind::Options,
+        None,
+        "An option of the worker class: NAME=VALUE. In the file: the table [worker_options].",
+    ),
+    setting(
+        "Workers",
+        "threads",
+        &["threads"],
+        count(1, 4096, "threads"),
+        Some("1"),
+        "Threads per worker that run the application, for worker classes that have them.",
+    ),
+    setting(
+        "Workers",
+        "worker_connections",
+        &["worker-connections"],
+        count(1, 1_000_000, "connections"),
+        Some("1000"),
+        "How many clients a worker serves at the same time, for worker classes that serve several.",
+    ),
+    setting(
+        "Workers",
+        "max_requests",
+        &["max-requests"],
+        count(0, u64::MAX, "requests"),
+        Some("0"),
+        "Replace a worker after this many requests; it serves on until another one is ready. 0 means never.",
+    ),
+    setting(
+        "Workers",
+        "max_requests_jitter",
+        &["max-requests-jitter"],
+        count(0, u64::MAX, "requests"),
+        Some("0"),
+        "Add a random number up to this one to max_requests, so that workers are not replaced all at once.",
+    ),
+    setting(
+        "Timeouts",
+        "timeout",
+        &["timeout"],
+        Kind::Seconds,
+        Some("30"),
+        "Kill and replace a worker that has been silent for this long; 0 means never.",
+    )
+    .short('t'),
+    setting(
+        "Timeouts",
+        "graceful_timeout",
+        &["graceful-timeout"],
+        Kind::Seconds,
+        Some("30"),
+        "How long a worker that was told to stop may go on with what it has begun.",
+    ),
+    setting(
+        "Timeouts",
+        "boot_timeout",
+        &["boot-timeout"],
+        Kind::Seconds,
+        Some("30"),
+        "How long a probe or a new worker may take until it is ready; 0 means no limit.",
+    ),
+    setting(
+        "Timeouts",
+        "keepalive",
+        &["keep-alive"],
+        Kind::Seconds,
+        Some("2"),
+        "How long an idle connection is kept for the next request; 0 means not at all.",
+    ),
+    setting(
+        "Timeouts",
+        "head_timeout",
+        &["head-timeout"],
+        Kind::Seconds,
+        Some("10"),
+        "How long a client may take to send a whole request head; 0 means no limit.",
+    ),
+    setting(
+        "Timeouts",
+        "body_timeout",
+        &["body-timeout"],
+        Kind::Seconds,
+        Some("30"),
+        "How long a client may pause while it sends a request body; 0 means no limit.",
+    ),
+    setting(
+        "Timeouts",
+        "write_timeout",
+        &["write-timeout"],
+        Kind::Seconds,
+        Some("30"),
+        "How long a client may take nothing of a response; 0 means no limit.",
+    ),
+    setting(
+        "Timeouts",
+        "request_timeout",
+        &["request-timeout"],
+        Kind::Seconds,
+        Some("0"),
+        "How long one request may take, from the end of its head to the end of its answer; 0 means no limit.",
+    ),
+    setting(
+        "Limits",
+        "limit_request_line",
+        &["limit-request-line"],
+        count(0, 1 << 20, "bytes"),
+        Some("4094"),
+        "The longest request line; 0 means only limit_request_head counts.",
+    ),
+    setting(
+        "Limits",
+        "limit_request_fields",
+        &["limit-request-fields"],
+        count(1, 32768, "fields"),
+        Some("100"),
+        "The most header fields in a request.",
+    ),
+    setting(
+        "Limits",
+        "limit_request_field_size",
+        &["limit-request-field-size", "limit-request-field_size"],
+        count(0, 1 << 20, "bytes"),
+        Some("8190"),
+        "The longest header field, name and value; 0 means only limit_request_head counts.",
+    ),
+    setting(
+        "Limits",
+        "limit_request_head",
+        &["limit-request-head"],
+        count(256, 1 << 24, "bytes"),
+        Some("65536"),
+        "The longest request head, line and all fields together.",
+    ),
+    setting(
+        "Limits",
+        "limit_request_body",
+        &["limit-request-body"],
+        count(0, u64::MAX, "bytes"),
+        Some("0"),
+        "The longest request body; 0 means no limit.",
+    ),
+    setting(
+        "Logging",
+        "loglevel",
+        &["log-level"],
+        Kind::Choice(LEVELS),
+        Some("info"),
+        "The least important messages that the error log still shows: trace, debug, info, warning, error or \
+         critical.",
+    ),
+    setting(
+        "Logging",
+        "errorlog",
+        &["error-logfile", "log-file"],
+        Kind::Path,
+        Some("-"),
+        "The error log: a file, or '-' for standard error.",
+    ),
+    setting(
+        "Logging",
+        "accesslog",
+        &["access-logfile"],
+        Kind::Path,
+        None,
+        "The access log: a file, or '-' for standard output. Default: none.",
+    ),
+    setting(
+        "Logging",
+        "access_log_format",
+        &["access-logformat"],
+        Kind::Text,
+        Some(r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#),
+        "The format of an access log line.",
+    ),
+    setting(
+        "Process",
+        "pidfile",
+        &["pid", "pidfile"],
+        Kind::Path,
+        None,
+        "A file for the master's process id. Default: none.",
+    )
+    .short('p'),
+    setting(
+        "Process",
+        "user",
+        &["user"],
+        Kind::Text,
+        None,
+        "Run the workers as this user, a name or a number. Default: as the master.",
+    )
+    .short('u'),
+    setting(
+        "Process",
+        "group",
+        &["group"],
+        Kind::Text,
+        None,
+        "Run the workers as this group, a name or a number. Default: the user's, else the master's.",
+    )
+    .short('g'),
+    setting(
+        "Process",
+        "umask",
+        &["umask"],
+        Kind::Mode,
+        Some("0"),
+        "The permission bits that files of the workers and Unix sockets do not get: octal, such as 022.",
+    )
+    .short('m'),
+    setting(
+        "Process",
+        "runtime_dir",
+        &["runtime-dir"],
+        Kind::Path,
+        None,
+        "Where private copies of the plugins are kept while they run. Default: beside the application, else a \
+         state or temporary directory.",
+    )
+    .fixed(),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_flags_are_unique() {
+        let mut seen = BTreeSet::new();
+        for setting in SETTINGS {
+            assert!(seen.insert(setting.name.to_owned()), "{} twice", setting.name);
+            for flag in setting.flags {
+                assert!(seen.insert(format!("--{flag}")), "--{flag} twice");
+            }
+            if let Some(short) = setting.short {
+                assert!(seen.insert(format!("-{short}")), "-{short} twice");
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_valid_value_and_every_help_a_sentence() {
+        for setting in SETTINGS {
+            setting.default_value(|_| None).unwrap_or_else(|why| panic!("{}: {why}", setting.name));
+            assert!(setting.help.ends_with('.'), "{}", setting.name);
+        }
+    }
+
+    #[test]
+    fn has_the_defaults_of_gunicorn() {
+        let cases = [
+            ("bind", "127.0.0.1:8000"),
+            ("backlog", "2048"),
+            ("workers", "1"),
+            ("worker_class", "sync"),
+            ("threads", "1"),
+            ("worker_connections", "1000"),
+            ("timeout", "30"),
+            ("graceful_timeout", "30"),
+            ("keepalive", "2"),
+            ("limit_request_line", "4094"),
+            ("limit_request_fields", "100"),
+            ("limit_request_field_size", "8190"),
+            ("umask", "0o0"),
+        ];
+        for (name, text) in cases {
+            let value = find(name).unwrap().default_value(|_| None).unwrap().unwrap();
+            assert_eq!(value.to_text(), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_variable_replaces_a_default() {
+        let bind = find("bind").unwrap().default_value(|name| (name == "PORT").then(|| "99".to_owned()));
+        assert_eq!(bind.unwrap().unwrap().to_text(), "0.0.0.0:99");
+        let wrong = find("workers").unwrap().default_value(|_| Some("many".to_owned())).unwrap_err();
+        assert!(wrong.starts_with("WEB_CONCURRENCY must be"), "{wrong}");
+    }
+
+    #[test]
+    fn reads_and_refuses_words() {
+        let cases: &[(&str, &str, Result<&str, &str>)] = &[
+            ("workers", "8", Ok("8")),
+            ("workers", "0", Err("must be a whole number from 1 to 1024, not '0'")),
+            ("workers", "1025", Err("must be a whole number from 1 to 1024, not '1025'")),
+            ("workers", "1.5", Err("must be a whole number from 1 to 1024, not '1.5'")),
+            ("max_requests", "-1", Err("must be a whole number, 0 or more, not '-1'")),
+            ("timeout", "0.1", Ok("0.1")),
+            ("timeout", "inf", Err("must be a number of seconds from 0 to 31536000, not 'inf'")),
+            ("timeout", "-1", Err("must be a number of seconds from 0 to 31536000, not '-1'")),
+            ("loglevel", "DEBUG", Ok("debug")),
+            (
+                "loglevel",
+                "loud",
+                Err("must be one of trace, debug, info, warning, error, critical, not 'loud'"),
+            ),
+            ("umask", "022", Ok("0o22")),
+            ("umask", "0o7", Ok("0o7")),
+            ("umask", "0", Ok("0o0")),
+            ("umask", "22", Err("must be octal with a leading zero, such as 022 or 0o22, not '22'")),
+            ("umask", "0888", Err("must be an octal mode from 0 to 0o777, not '0888'")),
+            ("umask", "0+7", Err("must be an octal mode from 0 to 0o777, not '0+7'")),
+            ("worker_options", "a=b=c", Ok("a=b=c")),
+            ("worker_options", "a", Err("must be NAME=VALUE, not 'a'")),
+            ("pidfile", "a\nb", Err("must not contain the control character '\\n'")),
+        ];
+        for (name, word, expected) in cases {
+            let got = find(name).unwrap().parse(word).map(|value| value.to_text());
+            assert_eq!(got, expected.map(str::to_owned).map_err(str::to_owned), "{name} {word}");
+        }
+    }
+
+    #[test]
+    fn finds_the_nearest_name() {
+        let names = || SETTINGS.iter().map(|setting| setting.name);
+        let cases = [
+            ("wokers", Some("workers")),
+            ("worker-class", Some("worker_class")),
+            ("time_out", Some("timeout")),
+            ("keep_alive", Some("keepalive")),
+            ("zzz", None),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(nearest(word, names()), expected, "{word}");
+        }
+    }
+}

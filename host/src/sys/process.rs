@@ -1,0 +1,113 @@
+//! What a forked child does to itself before it becomes a worker or a probe: descriptors, environment, identity.
+//!
+//! Owns the system calls and their order. Does not own which identity or environment it shall be: the configuration
+//! says so. Easily got wrong: supplementary groups go first, then the group, then the user, since each step takes away
+//! the right to do the one before (setgroups(2), setgid(2), setuid(2)).
+#![allow(unsafe_code, reason = "setenv(3), and closing descriptors that other values believe to own")]
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
+
+/// Child: closes every descriptor but standard input, output, error and `keep`.
+///
+/// What the master holds for itself (its signal queue, the ends of other workers' descriptors) must not live on in a
+/// worker: an inherited end of a pipe keeps the pipe open.
+///
+/// # Errors
+/// None expected: close_range(2) fails only for arguments that are not given here, or on kernels before 5.9, where
+/// descriptors are closed one by one.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> =
+        keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closes descriptors that values of the parent's image own; in this process, a forked child that leaves
+    // through _exit, those values are never used or dropped again (who calls this keeps that promise).
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => match Errno::last() {
+            Errno::ENOSYS => close_one_by_one(first, last),
+            errno => Err(errno.into()),
+        },
+    }
+}
+
+fn close_one_by_one(first: u32, last: u32) -> io::Result<()> {
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd: &RawFd| u32::try_from(*fd).is_ok_and(|fd| fd >= first && fd <= last))
+        .collect();
+    for fd in open {
+        // SAFETY: as in `close_range`; the listing's own descriptor is closed already, which is EBADF.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Child: sets a variable of the environment.
+pub fn set_variable(name: &OsStr, value: &OsStr) {
+    // SAFETY: setenv(3) races only with other threads, and a child that was just forked has none (the caller's
+    // promise: before anything that could start one).
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    unsafe {
+        std::env::set_var(name, value);
+    }
+}
+
+/// Child: changes the directory, naming it in the error.
+///
+/// # Errors
+/// As chdir(2) gives them.
+pub fn enter(directory: &Path) -> io::Result<()> {
+    Ok(chdir(directory)?)
+}
+
+/// Child: sets the mask of permission bits that new files do not get.
+pub fn set_umask(bits: u32) {
+    umask(Mode::from_bits_truncate(bits));
+}
+
+/// Child: becomes another user, for good.
+///
+/// # Errors
+/// EPERM where this process is not privileged, EAGAIN over the user's process limit; each names its step.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let step = |what: &str, errno: Errno| io::Error::other(format!("{what}: {}", errno.desc()));
+    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    // An unprivileged master that is asked for its own identity has nothing to do and may do nothing.
+    if user == Uid::current() && group == Gid::current() && !Uid::effective().is_root() {
+        return Ok(());
+    }
+    setgroups(&groups).map_err(|errno| step("setgroups", errno))?;
+    setgid(group).map_err(|errno| step("setgid", errno))?;
+    setuid(user).map_err(|errno| step("setuid", errno))
+}
+
+/// The identity of this process: (user, group).
+pub fn identity() -> (u32, u32) {
+    (Uid::effective().as_raw(), Gid::effective().as_raw())
+}
+
+/// Worker: ends the process at once, from whatever thread: no exit handler, no destructor of plugin code.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: _exit(2) takes any value and does not return.
+    unsafe { libc::_exit(code) }
+}
