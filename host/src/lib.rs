@@ -1,19 +1,34 @@
-//! The parts of the rgunicorn master, so far: what it needs to know and to keep.
+//! The rgunicorn master: supervises worker processes and swaps what they run.
+//!
+//! From start to stop: [`cli`] reads what was typed; the [`arbiter`] takes the process over and forks a [`probe`], which
+//! loads the [`config`], copies the [`image`]s of a [`generation`] and tries them; the arbiter binds the
+//! [`listener`]s and forks [`worker`]s, in which the [`runtime`] stands between the worker class, the applications and
+//! the [`scoreboard`]. HUP is the same transaction again. What is spawned, drained and killed is decided by the
+//! [`roster`], which forks nothing.
+//!
+//! Reading order: [`arbiter`], [`roster`], [`probe`], [`worker`], [`runtime`], [`plugin`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have threads, and wait as they like"))]
 
 pub mod access_log;
+pub mod arbiter;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod elf_note;
 pub mod error;
+pub mod generation;
 pub mod image;
 pub mod listener;
 pub mod logging;
 pub mod pidfile;
+pub mod plugin;
+pub mod probe;
 pub mod roster;
+pub mod runtime;
 pub mod scoreboard;
 pub mod settings;
 pub mod sys;
 #[cfg(test)]
 mod temp_dir;
+pub mod worker;

@@ -1,0 +1,537 @@
+//! The reload: a transaction from HUP to a generation that serves, or to nothing at all.
+//!
+//! The first start is the same transaction with nothing to fall back on: what refuses a reload ends the program there.
+//!
+//! | phase     | waits for                | then                                                | on failure |
+//! |-----------|--------------------------|-----------------------------------------------------|------------|
+//! | Idle      | HUP                      | fork a probe                                        | refuse     |
+//! | Preparing | the probe's stage 1      | bind new addresses, let stage 2 begin               | refuse     |
+//! | Trying    | the probe's stage 2      | spawn one worker of the new generation              | refuse     |
+//! | Booting   | that worker's readiness  | listen on new sockets, commit, let it serve         | refuse     |
+//! | Rolling   | all workers to be new    | keep newcomers out of removed sockets, retire       | roll back  |
+//!
+//! Refusing changes nothing that a client can see. A HUP that comes in any other phase than Idle is remembered, and the
+//! newest wins; a TERM abandons whatever phase it is.
+//!
+//! What a newcomer would get wrong: an address that stays keeps its very socket, since a second one bound beside it
+//! would have a queue of its own to lose; and removed sockets stop newcomers only when nothing can be rolled back any
+//! more, because a Unix socket's file cannot be taken back.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::{Arbiter, Held, PROBE_SLOT, close_unshared};
+use crate::config::{BindAddress, Config};
+use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
+use crate::generation::Generation;
+use crate::image::{Image, RuntimeDir};
+use crate::listener::{Listener, ListenerError};
+use crate::logging;
+use crate::pidfile::Pidfile;
+use crate::probe::{FIRST_BOOT_TIMEOUT, Prepared, Probe, Refusal, Report, Task};
+use crate::sys::signal::{self, Signal};
+use crate::sys::wait::Ended;
+use crate::sys::{Pid, process};
+
+/// How long a probe that is not wanted any more may take to leave.
+const HANG_UP_GRACE: Duration = Duration::from_secs(1);
+
+/// How far the transaction is.
+#[derive(Debug, Default)]
+enum Phase {
+    /// There is none.
+    #[default]
+    Idle,
+    /// The probe reads the configuration and copies images.
+    Preparing {
+        /// The probe.
+        probe: Probe,
+    },
+    /// The probe loads the images.
+    Trying {
+        /// The probe.
+        probe: Probe,
+    },
+    /// The first worker of the generation boots.
+    Booting {
+        /// The new generation.
+        generation: u64,
+    },
+    /// Workers are replaced one by one.
+    Rolling {
+        /// The new generation.
+        generation: u64,
+    },
+}
+
+/// The reload under way, if any, and what is left of others.
+#[derive(Debug, Default)]
+pub(super) struct Reload {
+    phase: Phase,
+    /// A HUP came while one was under way.
+    again: bool,
+    /// Probes that have said what they had to, or were killed, and are not reaped yet.
+    spent: Vec<Probe>,
+}
+
+impl Reload {
+    /// The probe at work.
+    pub(super) fn probe(&self) -> Option<&Probe> {
+        match &self.phase {
+            Phase::Preparing { probe } | Phase::Trying { probe } => Some(probe),
+            Phase::Idle | Phase::Booting { .. } | Phase::Rolling { .. } => None,
+        }
+    }
+
+    /// Whether a probe of whatever age is still to be reaped.
+    pub(super) fn has_probes(&self) -> bool {
+        self.probe().is_some() || !self.spent.is_empty()
+    }
+
+    /// When a probe must have finished. A booting worker's deadline is the roster's.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.spent.iter().chain(self.probe()).filter_map(|probe| probe.deadline).min()
+    }
+
+    /// The generation in the making.
+    pub(super) fn generation(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Idle => None,
+            Phase::Preparing { probe } | Phase::Trying { probe } => Some(probe.generation),
+            Phase::Booting { generation } | Phase::Rolling { generation } => Some(*generation),
+        }
+    }
+}
+
+impl Arbiter {
+    /// Begins a reload, or remembers to.
+    pub(super) fn begin_reload(&mut self, now: Instant) {
+        if !matches!(self.reload.phase, Phase::Idle) {
+            log::info!("A reload is under way; another one follows it");
+            self.reload.again = true;
+            return;
+        }
+        self.newest += 1;
+        if let Some(gone) = self.runtime_dir.take_if(|directory| !directory.path().exists()) {
+            log::warn!("The runtime directory {} is gone; images get a new one", gone.path().display());
+            self.moved_dirs.push(gone);
+        }
+        let boot_timeout = self.config().map_or_else(
+            || self.sources.first_boot_timeout(FIRST_BOOT_TIMEOUT),
+            |config| config.boot_timeout,
+        );
+        let task = Task {
+            sources: &self.sources,
+            generation: self.newest,
+            runtime_dir: self.runtime_dir.as_ref(),
+            slot: self.scoreboard.claim(PROBE_SLOT, 0, self.newest),
+            boot_timeout,
+        };
+        match Probe::start(&task, now) {
+            Ok(probe) => self.reload.phase = Phase::Preparing { probe },
+            Err(error) => {
+                self.refuse(&Refusal::new(EXIT_SETTINGS, format!("cannot fork a probe: {error}")), now);
+            }
+        }
+    }
+
+    /// Takes the reload as far as it can go now.
+    pub(super) fn step_reload(&mut self, now: Instant) {
+        self.hear_probe(now);
+        let late = |probe: &Probe| probe.deadline.is_some_and(|deadline| deadline <= now);
+        for probe in self.reload.spent.iter_mut().filter(|probe| late(probe)) {
+            kill(probe);
+        }
+        if self.reload.probe().is_some_and(late) {
+            let stage = self.scoreboard.view(PROBE_SLOT).stage();
+            let sentence = format!(
+                "the new generation could not be tried within boot_timeout: the probe was still {stage}; mend what \
+                 hangs, or raise boot_timeout"
+            );
+            self.refuse(&Refusal::new(EXIT_WORKER_BOOT, sentence), now);
+        }
+        if let Phase::Rolling { generation } = self.reload.phase
+            && self.roster.roll_is_complete()
+        {
+            self.finish_reload(generation);
+        }
+        if matches!(self.reload.phase, Phase::Idle) && self.reload.again && self.stopping.is_none() {
+            self.reload.again = false;
+            self.begin_reload(now);
+        }
+    }
+
+    fn hear_probe(&mut self, now: Instant) {
+        loop {
+            let (Phase::Preparing { probe } | Phase::Trying { probe }) = &mut self.reload.phase else {
+                return;
+            };
+            match probe.receive() {
+                Ok(None) => return,
+                Ok(Some(Report::RuntimeDir(path))) => match RuntimeDir::adopt(&path) {
+                    Ok(runtime_dir) => self.runtime_dir = Some(runtime_dir),
+                    Err(error) => self.refuse(&Refusal::new(EXIT_SETTINGS, error.to_string()), now),
+                },
+                Ok(Some(Report::Prepared(prepared))) => self.prepared(*prepared, now),
+                Ok(Some(Report::Tried)) => self.tried(now),
+                Ok(Some(Report::Refused(refusal))) | Err(refusal) => self.refuse(&refusal, now),
+            }
+        }
+    }
+
+    /// Preparing → Trying: new addresses are bound, nobody listens yet.
+    fn prepared(&mut self, prepared: Prepared, now: Instant) {
+        let Phase::Preparing { mut probe } = std::mem::take(&mut self.reload.phase) else { return };
+        let number = probe.generation;
+        // Only now is it known how long the new configuration lets a boot take.
+        probe.deadline = prepared.generation.config.boot_timeout.map(|timeout| probe.started + timeout);
+        self.reload.phase = Phase::Trying { probe };
+        if let Err(refusal) = self.adopt(prepared) {
+            self.refuse(&refusal, now);
+            return;
+        }
+        let Phase::Trying { probe } = &self.reload.phase else { return };
+        if let Err(error) = probe.go() {
+            // It died after its report; what it died of comes with its wait status.
+            log::debug!("the probe of generation {number} cannot go on: {error}");
+        }
+    }
+
+    /// Takes over what stage 1 made; the pid file at the first start, the sockets.
+    fn adopt(&mut self, prepared: Prepared) -> Result<(), Refusal> {
+        let refuse = |error: &dyn std::fmt::Display| Refusal::new(EXIT_SETTINGS, error.to_string());
+        let generation = prepared.generation;
+        let config = &generation.config;
+        if let Some(current) = self.config() {
+            let fixed = current.fixed_differences(config);
+            if !fixed.is_empty() {
+                let names = fixed.join(", ");
+                let why = format!(
+                    "{names} cannot change while the server runs; restart it, or set the old value again"
+                );
+                return Err(Refusal::new(EXIT_SETTINGS, why));
+            }
+        }
+        if let (None, Some(path)) = (&self.pidfile, &config.pidfile)
+            && self.serving == 0
+        {
+            self.pidfile = Some(Pidfile::create(path).map_err(|error| refuse(&error))?);
+        }
+        let images = open_images(&generation).map_err(|error| refuse(&error))?;
+        let listeners = self.plan_listeners(config).map_err(|error| refuse(&error))?;
+        self.generations.insert(generation.number, Held { generation, listeners, images });
+        Ok(())
+    }
+
+    /// The sockets of a configuration: those that serve already where the address is the same, else new ones.
+    fn plan_listeners(&self, config: &Config) -> Result<Vec<Rc<Listener>>, ListenerError> {
+        let mut kept: Vec<Rc<Listener>> =
+            self.generations.get(&self.serving).map(|held| held.listeners.clone()).unwrap_or_default();
+        let mut keep = |address: &BindAddress| {
+            let found = kept.iter().position(|listener| listener.address().kind == address.kind)?;
+            Some(kept.swap_remove(found))
+        };
+        let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        let bind = |address: &BindAddress| {
+            let listener = Listener::bind(address, config.umask)?;
+            match listener.set_access(config.umask, owner) {
+                Ok(()) => Ok(listener),
+                Err(error) => {
+                    listener.close_and_unlink();
+                    Err(error)
+                }
+            }
+        };
+        let mut listeners = Vec::with_capacity(config.bind.len());
+        for address in &config.bind {
+            match keep(address).map_or_else(|| bind(address).map(Rc::new), Ok) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => {
+                    close_unshared(listeners);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// Trying → Booting.
+    fn tried(&mut self, now: Instant) {
+        let Phase::Trying { mut probe } = std::mem::take(&mut self.reload.phase) else { return };
+        let generation = probe.generation;
+        probe.deadline = Some(now + HANG_UP_GRACE);
+        self.reload.spent.push(probe);
+        self.reload.phase = Phase::Booting { generation };
+        let Some(held) = self.generations.get(&generation) else { return };
+        let config = &held.generation.config;
+        if self.serving == 0 {
+            self.roster.set_workers(config.workers as usize);
+        }
+        self.roster.begin_roll(generation, Self::timeouts(config));
+    }
+
+    /// Learns that the probe, or one of its predecessors, has died. True if it was one.
+    pub(super) fn probe_died(&mut self, pid: Pid, ended: Ended, now: Instant) -> bool {
+        if self.is_spent(pid) {
+            return true;
+        }
+        if self.reload.probe().is_none_or(|probe| probe.pid != pid) {
+            return false;
+        }
+        // Its last words may still be in the channel, and say it better than its exit code.
+        self.hear_probe(now);
+        if self.is_spent(pid) {
+            return true;
+        }
+        let view = self.scoreboard.view(PROBE_SLOT);
+        let last_words = view.message().map(|message| format!(": {message}")).unwrap_or_default();
+        let sentence = format!("while {} the probe {ended}{last_words}", view.stage());
+        self.reload.phase = Phase::Idle;
+        self.refuse(&Refusal::new(EXIT_WORKER_BOOT, sentence), now);
+        true
+    }
+
+    /// Forgets a probe that nobody waits for any more. One that was killed in stage 1 of the first start may have made
+    /// the runtime directory and said so, unheard.
+    fn is_spent(&mut self, pid: Pid) -> bool {
+        let Some(index) = self.reload.spent.iter().position(|spent| spent.pid == pid) else { return false };
+        let mut probe = self.reload.spent.swap_remove(index);
+        while let Ok(Some(report)) = probe.receive() {
+            if let (Report::RuntimeDir(path), None) = (report, &self.runtime_dir) {
+                // If it cannot be locked it is not ours any more, and the next start judges it.
+                self.runtime_dir = RuntimeDir::adopt(&path).ok();
+            }
+        }
+        true
+    }
+
+    /// Booting → Rolling, if this is the worker that a reload waits for. Returns whether the worker may serve.
+    pub(super) fn first_worker_is_ready(&mut self, generation: u64, now: Instant) -> bool {
+        let Phase::Booting { generation: awaited } = self.reload.phase else { return true };
+        if awaited != generation {
+            return true;
+        }
+        if let Err(error) = self.commit(generation) {
+            self.refuse(&Refusal::new(EXIT_SETTINGS, error.to_string()), now);
+            return false;
+        }
+        self.reload.phase = Phase::Rolling { generation };
+        self.roster.open_roll();
+        true
+    }
+
+    /// The point of no refusal: from here on clients see the new generation.
+    fn commit(&mut self, generation: u64) -> Result<(), ListenerError> {
+        let Some(held) = self.generations.get(&generation) else { return Ok(()) };
+        let before = self.generations.get(&self.serving);
+        let kept = |listener: &Rc<Listener>| {
+            before.is_some_and(|before| before.listeners.iter().any(|old| Rc::ptr_eq(old, listener)))
+        };
+        let config = &held.generation.config;
+        // What can fail comes first: the backlog of a socket that listens already can always be changed.
+        for listener in held.listeners.iter().filter(|listener| !kept(listener)) {
+            listener.listen(config.backlog)?;
+        }
+        // A socket that was another user's becomes the master's again when the setting goes.
+        let identity = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        let owner = Some(identity.unwrap_or_else(process::identity));
+        for listener in held.listeners.iter().filter(|listener| kept(listener)) {
+            listener.listen(config.backlog)?;
+            if let Err(error) = listener.set_access(config.umask, owner) {
+                log::warn!("{error}");
+            }
+        }
+        let first = self.serving == 0;
+        if first {
+            self.serving = generation;
+        }
+        self.apply(generation);
+        if first {
+            log::info!("Starting rgunicorn {}", env!("CARGO_PKG_VERSION"));
+            if let Some(held) = self.generations.get(&generation) {
+                let pid = std::process::id();
+                for listener in &held.listeners {
+                    log::info!("Listening at: {listener} ({pid})");
+                }
+                log::info!("Using worker: {}", held.generation.class_name());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in force what the master itself does by the configuration of a generation. The worker count goes back to
+    /// what is configured, whatever TTIN and TTOU have made of it.
+    fn apply(&mut self, generation: u64) {
+        let Some(held) = self.generations.get(&generation) else { return };
+        let config = &held.generation.config;
+        let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        if let Err(error) = logging::configure(&config.errorlog, config.loglevel, owner) {
+            log::error!("{error}");
+        }
+        self.roster.set_timeouts(Self::timeouts(config));
+        self.roster.set_workers(config.workers as usize);
+        let renamed = match (&mut self.pidfile, &config.pidfile) {
+            (Some(pidfile), Some(path)) if pidfile.path() != path => pidfile.rename(path),
+            (None, Some(path)) => Pidfile::create(path).map(|pidfile| self.pidfile = Some(pidfile)),
+            (Some(_), Some(_)) | (None, None) => Ok(()),
+            (Some(_), None) => {
+                if let Some(pidfile) = self.pidfile.take() {
+                    pidfile.unlink();
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = renamed {
+            log::error!("{error}");
+        }
+    }
+
+    /// Rolling → Idle: all workers are new.
+    fn finish_reload(&mut self, generation: u64) {
+        self.reload.phase = Phase::Idle;
+        let before = std::mem::replace(&mut self.serving, generation);
+        if before == generation {
+            return; // The first start.
+        }
+        for listener in self.removed(before) {
+            if let Err(error) = listener.stop_new_connections() {
+                log::warn!("{error}");
+            }
+            log::info!("No longer listening at: {listener}");
+        }
+        let stays = |listener: &Rc<Listener>| {
+            self.generations
+                .get(&before)
+                .is_some_and(|held| held.listeners.iter().any(|old| Rc::ptr_eq(old, listener)))
+        };
+        for listener in self.generations.get(&generation).into_iter().flat_map(|held| &held.listeners) {
+            if !stays(listener) {
+                log::info!("Listening at: {listener} ({})", std::process::id());
+            }
+        }
+        log::info!("Reloaded: generation {generation} serves, generation {before} drains");
+    }
+
+    /// The sockets of a generation that the one in force, or in the making, does not have.
+    fn removed(&self, of: u64) -> Vec<Rc<Listener>> {
+        let newest = self.reload.generation().unwrap_or(self.serving);
+        let (Some(old), Some(new)) = (self.generations.get(&of), self.generations.get(&newest)) else {
+            return Vec::new();
+        };
+        let gone = |listener: &&Rc<Listener>| !new.listeners.iter().any(|other| Rc::ptr_eq(other, listener));
+        old.listeners.iter().filter(gone).cloned().collect()
+    }
+
+    /// Which listeners a worker of this generation must empty before it leaves, as a bit for each.
+    pub(super) fn removed_listeners(&self, generation: u64) -> u64 {
+        let removed = self.removed(generation);
+        let Some(held) = self.generations.get(&generation) else { return 0 };
+        held.listeners
+            .iter()
+            .enumerate()
+            .filter(|(_, listener)| removed.iter().any(|gone| Rc::ptr_eq(gone, listener)))
+            .fold(0, |mask, (index, _)| mask | 1_u64.checked_shl(index as u32).unwrap_or(0))
+    }
+
+    /// A worker of this generation died before it was ready. True if that was the reload's business, which has then
+    /// said so.
+    pub(super) fn new_worker_failed(
+        &mut self,
+        generation: u64,
+        why: &str,
+        exit_code: i32,
+        now: Instant,
+    ) -> bool {
+        match self.reload.phase {
+            Phase::Booting { generation: awaited } if awaited == generation => {
+                self.refuse(&Refusal::new(exit_code, why), now);
+                true
+            }
+            // At the first start there is nothing to roll back to: it is a crash loop like any other.
+            Phase::Rolling { generation: new } if new == generation && self.serving != generation => {
+                self.reload.phase = Phase::Idle;
+                self.roster.roll_back(self.serving);
+                self.apply(self.serving);
+                log::error!("Reload rolled back, generation {} serves on: {why}", self.serving);
+                true
+            }
+            Phase::Idle
+            | Phase::Preparing { .. }
+            | Phase::Trying { .. }
+            | Phase::Booting { .. }
+            | Phase::Rolling { .. } => false,
+        }
+    }
+
+    /// Any phase before Rolling → Idle. Nothing has changed that a client could see.
+    fn refuse(&mut self, refusal: &Refusal, now: Instant) {
+        let booting = matches!(self.reload.phase, Phase::Booting { .. });
+        self.dismiss_probe(now);
+        if booting {
+            self.roster.roll_back(self.serving);
+        }
+        if let Some(details) = &refusal.details {
+            log::debug!("{details}");
+        }
+        if self.serving == 0 {
+            self.failure.get_or_insert_with(|| StartError::new(refusal.exit_code, refusal.sentence.clone()));
+            self.roster.halt(now);
+        } else {
+            log::error!("Reload refused, generation {} serves on: {}", self.serving, refusal.sentence);
+        }
+    }
+
+    /// The reload ends here because the server does.
+    pub(super) fn abandon_reload(&mut self, now: Instant) {
+        self.reload.again = false;
+        self.dismiss_probe(now);
+    }
+
+    fn dismiss_probe(&mut self, now: Instant) {
+        let (mut probe, preparing) = match std::mem::take(&mut self.reload.phase) {
+            Phase::Preparing { probe } => (probe, true),
+            Phase::Trying { probe } => (probe, false),
+            Phase::Idle | Phase::Booting { .. } | Phase::Rolling { .. } => return,
+        };
+        // At the first start stage 1 may just be making the directory that only it knows of. It runs no code but ours,
+        // and so can be asked.
+        if preparing && self.runtime_dir.is_none() && probe.hang_up().is_ok() {
+            probe.deadline = Some(now + HANG_UP_GRACE);
+        } else {
+            // Killed even after a refusal, when it is on its way out anyway: a constructor's thread may hold it.
+            kill(&mut probe);
+            // Images that were not taken over are in nobody's list.
+            if let (Some(directory), false) =
+                (&self.runtime_dir, self.generations.contains_key(&probe.generation))
+            {
+                directory.remove_generation(probe.generation);
+            }
+        }
+        self.reload.spent.push(probe);
+    }
+}
+
+/// Ends a probe for good.
+fn kill(probe: &mut Probe) {
+    probe.deadline = None;
+    if let Err(error) = signal::send(probe.pid, Signal::SIGKILL) {
+        log::error!("cannot kill the probe (pid:{}): {error}", probe.pid);
+    }
+}
+
+/// Opens the private copies. Plain files that nobody writes to: nothing of them is run or mapped here.
+fn open_images(generation: &Generation) -> std::io::Result<Vec<(PathBuf, File)>> {
+    let copies = |image: &Image| {
+        let neighbours = image.neighbours.iter().map(|neighbour| neighbour.copy.clone());
+        neighbours.chain([image.copy.clone()]).collect::<Vec<_>>()
+    };
+    let open = |copy: PathBuf| match File::open(&copy) {
+        Ok(file) => Ok((copy, file)),
+        Err(error) => {
+            Err(std::io::Error::other(format!("cannot open the image {}: {error}", copy.display())))
+        }
+    };
+    generation.images().flat_map(copies).map(open).collect()
+}

@@ -1,0 +1,57 @@
+//! The `rgunicorn` program: what was typed becomes a running master, an error becomes one sentence and an exit code.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use rgunicorn::arbiter::Arbiter;
+use rgunicorn::cli::{self, Invocation};
+use rgunicorn::config::{Config, Sources};
+use rgunicorn::error::StartError;
+use rgunicorn::sys::signal;
+
+fn main() -> ExitCode {
+    // First of all: a signal that comes before the master listens to its queue must wait there, not kill.
+    let blocked = signal::block_all();
+    let ended = match blocked {
+        Ok(mask) => run(&mask),
+        Err(error) => Err(StartError::new(1, format!("cannot block signals: {error}"))),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A standard error that is gone leaves the exit code to tell.
+            let _ = writeln!(io::stderr(), "rgunicorn: {error}");
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+        }
+    }
+}
+
+fn run(mask: &signal::Mask) -> Result<(), StartError> {
+    match cli::parse(std::env::args_os())? {
+        Invocation::Help(text) | Invocation::Version(text) => print(text.as_bytes()),
+        Invocation::PrintConfig(values) => {
+            unblock(mask)?;
+            let mut text = Vec::new();
+            let config = Config::load(&Sources::capture(values)?)?;
+            config.print(&mut text).map_err(|error| StartError::new(1, error.to_string()))?;
+            print(&text)
+        }
+        Invocation::CheckConfig(values) => rgunicorn::check::check(&Sources::capture(values)?, mask),
+        Invocation::Serve(values) => Arbiter::start(Sources::capture(values)?)?.run(),
+    }
+}
+
+/// Only a master reads signals from a queue; the rest of the program is to be interrupted as any other.
+fn unblock(mask: &signal::Mask) -> Result<(), StartError> {
+    mask.restore().map_err(|error| StartError::new(1, format!("cannot restore the signal mask: {error}")))
+}
+
+/// Writes to standard output. A reader that has gone (`--help | head`) is no error.
+fn print(text: &[u8]) -> Result<(), StartError> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(StartError::new(1, format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

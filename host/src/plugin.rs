@@ -1,0 +1,379 @@
+//! Opening worker classes and applications: the only code of the host that loads a library.
+//!
+//! Runs in the probe and in workers, never in the master: glibc remembers libraries by path, a truncated file is a
+//! SIGBUS in whoever maps it, and a library's constructors run inside of dlopen(3). What a newcomer would get wrong:
+//! the sentences name the operator's file, never the private copy that is opened; and nothing is ever closed.
+#![allow(unsafe_code, reason = "dlopen(3), and the tables behind the symbol that was found")]
+
+use std::error::Error as _;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use rgunicorn_worker_api::abi::{
+    self, APP_SYMBOL, AppHandle, AppHostHandle, AppModule_Ref, Bytes, HostObject, LogSink, MountList,
+    MountParts, OUTCOME_UNKNOWN_NAME, Refusal, WORKER_SYMBOL, WorkerModule_Ref,
+};
+
+use crate::elf_note::Note;
+use crate::error::{EXIT_APP_LOAD, EXIT_WORKER_BOOT};
+use crate::image::Image;
+use crate::runtime::AppFacts;
+use crate::scoreboard::SlotWriter;
+
+/// What a plugin file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Given with `-k`.
+    WorkerClass,
+    /// Given as `FILE:NAME`.
+    Application,
+}
+
+impl Kind {
+    /// As sentences call it.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::WorkerClass => "worker class",
+            Self::Application => "application",
+        }
+    }
+
+    /// The note's word for it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::WorkerClass => "worker",
+            Self::Application => "app",
+        }
+    }
+
+    /// The exit code when the file is at fault at the first start.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::WorkerClass => EXIT_WORKER_BOOT,
+            Self::Application => EXIT_APP_LOAD,
+        }
+    }
+}
+
+/// Why a plugin cannot be used: one sentence for the operator, and what the loader said, for `--log-level debug`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct PluginError {
+    sentence: String,
+    /// The long text behind the sentence, if there is one.
+    pub details: Option<String>,
+    /// See [`crate::error`].
+    pub exit_code: i32,
+}
+
+impl PluginError {
+    fn new(kind: Kind, file: &Path, why: &str) -> Self {
+        Self {
+            sentence: format!("cannot load the {} {}: {why}", kind.noun(), file.display()),
+            details: None,
+            exit_code: kind.exit_code(),
+        }
+    }
+}
+
+/// Probe: judges a file by its note, without running a byte of it.
+///
+/// # Errors
+/// It is no plugin, of the other kind, or of another major version of the interface.
+pub fn judge(image: &Image, kind: Kind) -> Result<&Note, PluginError> {
+    let fail = |why: String| Err(PluginError::new(kind, &image.original, &why));
+    let Some(note) = &image.note else {
+        return fail(
+            "it is a shared library, but not an rgunicorn plugin (it has no note .note.rgunicorn); build it with the \
+             crate rgunicorn-worker-api and its export macro"
+                .to_owned(),
+        );
+    };
+    let found = note.get("kind").unwrap_or_default();
+    if found != kind.word() {
+        return fail(match found {
+            "worker" => "it is a worker class, not an application; give it to -k".to_owned(),
+            "app" => "it is an application, not a worker class; give it as the APP argument".to_owned(),
+            other => format!("its kind is '{other}', which this version does not know; upgrade rgunicorn"),
+        });
+    }
+    let theirs = note.get("abi").unwrap_or_default();
+    let major = theirs.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major != Some(abi::ABI_MAJOR) {
+        return fail(format!(
+            "it was built for version {theirs} of the plugin interface, and this rgunicorn speaks version {}.{}; \
+             rebuild it with rgunicorn-worker-api {}.x or run it under a matching rgunicorn",
+            abi::ABI_MAJOR,
+            abi::ABI_MINOR,
+            abi::ABI_MAJOR,
+        ));
+    }
+    Ok(note)
+}
+
+/// Probe: whether the library holds an application of this name.
+///
+/// # Errors
+/// It does not; the sentence lists those that are there.
+pub fn judge_name(image: &Image, note: &Note, name: &str) -> Result<(), PluginError> {
+    let names: Vec<&str> = note
+        .get("apps")
+        .unwrap_or_default()
+        .split(',')
+        .filter_map(|entry| entry.split(':').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    Err(unknown_name(image, name, &names.join(", ")))
+}
+
+fn unknown_name(image: &Image, name: &str, there: &str) -> PluginError {
+    let why =
+        format!("it has no application named '{name}'; it has: {there}; write FILE:NAME with one of these");
+    PluginError::new(Kind::Application, &image.original, &why)
+}
+
+/// Opens an image, what it brings first, and finds our symbol.
+fn open(
+    image: &Image,
+    kind: Kind,
+    symbol: &str,
+    place: impl Fn(&Path) -> PathBuf,
+) -> Result<*const (), PluginError> {
+    for neighbour in &image.neighbours {
+        // Never unloaded, as the plugin itself.
+        std::mem::forget(load(image, &place(&neighbour.copy), &neighbour.original, kind)?);
+    }
+    let library = load(image, &place(&image.copy), &image.original, kind)?;
+    let name = CString::new(symbol).expect("symbol names are constants without a zero");
+    // SAFETY: only the address is taken here; `abi::load` judges what lies behind it.
+    let found = unsafe { library.get::<*const ()>(name.as_c_str()) };
+    let address = match found {
+        Ok(found) => found.into_raw().cast_const().cast(),
+        Err(_) => {
+            let why = format!("it has the note of a plugin but not the symbol {symbol}; rebuild it");
+            return Err(PluginError::new(kind, &image.original, &why));
+        }
+    };
+    // A plugin is never unloaded: its code may be on any thread's stack, its statics anywhere.
+    std::mem::forget(library);
+    Ok(address)
+}
+
+fn load(image: &Image, copy: &Path, original: &Path, kind: Kind) -> Result<Library, PluginError> {
+    // SAFETY: constructors of the library run here. The operator chose the file, this process exists to run it, and
+    // it is not the master.
+    let opened = unsafe { Library::open(Some(copy), RTLD_NOW | RTLD_LOCAL) };
+    opened.map_err(|error| {
+        // Display says only "dlopen failed"; the loader's text is the source, and names the copy.
+        let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        let text = text.replace(&*copy.to_string_lossy(), &original.to_string_lossy());
+        let prefix = format!("{}: ", image.original.display());
+        let why = text.strip_prefix(&prefix).unwrap_or(&text);
+        let advice = if why.contains("undefined symbol") {
+            "; link the library that defines it, or rebuild the plugin"
+        } else if why.contains("static TLS") {
+            "; rebuild the library that uses the initial-exec TLS model, or preload it with LD_PRELOAD"
+        } else if why.contains("cannot open shared object file") {
+            "; install that library or set the plugin's RUNPATH"
+        } else {
+            ""
+        };
+        PluginError::new(kind, &image.original, &format!("{why}{advice}"))
+    })
+}
+
+fn refused(image: &Image, kind: Kind, refusal: Refusal) -> PluginError {
+    let (why, details) = match refusal {
+        Refusal::Header(text) => {
+            ("its interface header cannot be read; rebuild it with rgunicorn-worker-api 1.x".to_owned(), text)
+        }
+        Refusal::Version(theirs, ours) => (
+            format!("it was built with rgunicorn-worker-api {theirs}, and this rgunicorn with {ours}; rebuild it"),
+            String::new(),
+        ),
+        Refusal::Layout(text) => (
+            "its interface is neither an older nor a newer form of this rgunicorn's; rebuild it with a released \
+             rgunicorn-worker-api 1.x"
+                .to_owned(),
+            text,
+        ),
+        Refusal::Constructor(text) => ("its module could not be made; rebuild it".to_owned(), text),
+    };
+    let mut error = PluginError::new(kind, &image.original, &why);
+    error.details = Some(details).filter(|details| !details.is_empty());
+    error
+}
+
+/// A worker class that was opened.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "a table of functions")]
+pub struct ClassPlugin {
+    module: WorkerModule_Ref,
+}
+
+impl ClassPlugin {
+    /// Probe, Worker: opens the library where `place` says its copy is, and connects its log.
+    ///
+    /// # Errors
+    /// The loader refuses it, or it is not what its note says.
+    pub fn open(image: &Image, place: impl Fn(&Path) -> PathBuf) -> Result<Self, PluginError> {
+        let symbol = open(image, Kind::WorkerClass, WORKER_SYMBOL, place)?;
+        // SAFETY: the symbol of a library whose note says that the export macro of this kind wrote it; the library is
+        // never unloaded.
+        let module = unsafe { abi::load::<WorkerModule_Ref>(symbol) }
+            .map_err(|refusal| refused(image, Kind::WorkerClass, refusal))?;
+        module.attach()(log_sink());
+        let plugin = Self { module };
+        plugin.set_log_level(log::max_level());
+        Ok(plugin)
+    }
+
+    /// Changes what the library logs.
+    pub fn set_log_level(&self, level: log::LevelFilter) {
+        self.module.set_log_level()(level as u32);
+    }
+
+    /// Worker: serves; returns when the worker shall leave.
+    ///
+    /// # Errors
+    /// What the class says, as one sentence.
+    pub fn run(&self, host: HostObject, mounts: &'static [MountParts]) -> Result<(), String> {
+        let list = MountList { ptr: mounts.as_ptr(), len: mounts.len() };
+        let call = self.module.run();
+        // SAFETY: host and mounts live as long as the process.
+        let outcome = unsafe { call(host, list) };
+        if outcome.code == 0 { Ok(()) } else { Err(outcome.message.into_string()) }
+    }
+}
+
+/// A library of applications that was opened.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "a table of functions")]
+pub struct AppPlugin {
+    module: AppModule_Ref,
+}
+
+impl AppPlugin {
+    /// Probe, Worker: opens the library where `place` says its copy is, and connects its log.
+    ///
+    /// # Errors
+    /// The loader refuses it, or it is not what its note says.
+    pub fn open(image: &Image, place: impl Fn(&Path) -> PathBuf) -> Result<Self, PluginError> {
+        let symbol = open(image, Kind::Application, APP_SYMBOL, place)?;
+        // SAFETY: the symbol of a library whose note says that the export macro of this kind wrote it; the library is
+        // never unloaded.
+        let module = unsafe { abi::load::<AppModule_Ref>(symbol) }
+            .map_err(|refusal| refused(image, Kind::Application, refusal))?;
+        module.attach()(log_sink());
+        let plugin = Self { module };
+        plugin.set_log_level(log::max_level());
+        Ok(plugin)
+    }
+
+    /// Changes what the library logs.
+    pub fn set_log_level(&self, level: log::LevelFilter) {
+        self.module.set_log_level()(level as u32);
+    }
+
+    /// Probe, Worker: makes the named application.
+    ///
+    /// # Errors
+    /// What the application says, a panic, or an unknown name.
+    pub fn create(
+        &self,
+        image: &Image,
+        name: &str,
+        host: AppHostHandle<'static>,
+    ) -> Result<AppHandle<'static>, PluginError> {
+        let call = self.module.create();
+        // SAFETY: the name is lent for the call, the host lives as long as the process.
+        let created = unsafe { call(Bytes::new(name.as_bytes()), host.object()) };
+        if created.outcome.code == OUTCOME_UNKNOWN_NAME {
+            return Err(unknown_name(image, name, "none of that name, whatever its note says"));
+        }
+        if created.outcome.code != 0 {
+            return Err(failed(image, name, "failed to load", created.outcome.message.as_str()));
+        }
+        // SAFETY: a live object; the host destroys it after its last use and only then.
+        Ok(unsafe { AppHandle::new(created.app) })
+    }
+}
+
+/// The sentence for an application that refused to be created, started or made ready.
+pub fn failed(image: &Image, name: &str, what: &str, why: &str) -> PluginError {
+    PluginError {
+        sentence: format!("the application {}:{name} {what}: {why}", image.original.display()),
+        details: None,
+        exit_code: EXIT_APP_LOAD,
+    }
+}
+
+/// Probe, Worker: the worker as an application sees it.
+pub fn app_host(facts: &'static AppFacts) -> AppHostHandle<'static> {
+    // SAFETY: made from a reference that lives as long as the process.
+    unsafe { AppHostHandle::new(abi::app_host_object(facts)) }
+}
+
+/// Worker: frees an application; the last use of it.
+pub fn destroy(app: AppHandle<'static>) {
+    // SAFETY: called once for each application, after the class returned and `shutdown` was called.
+    unsafe { app.destroy() }
+}
+
+/// Where a panic is noted while a process boots, so that the one line about the failed boot can carry it.
+static LAST_WORDS: Mutex<Option<SlotWriter>> = Mutex::new(None);
+
+/// Probe, Worker: from now on a panic's text is left on the scoreboard, and logged at debug only.
+pub fn note_panics(slot: SlotWriter) {
+    *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
+}
+
+/// Worker: the boot is over; a panic is logged as an error again.
+pub fn log_panics() {
+    if let Some(slot) = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        slot.set_message("");
+    }
+}
+
+fn log_sink() -> LogSink {
+    LogSink { this: std::ptr::null_mut(), log: forward }
+}
+
+/// Takes a log line of a plugin into the host's log.
+extern "C" fn forward(_: abi::Opaque, level: u32, target: Bytes, file: Bytes, line: u32, message: Bytes) {
+    let level = match level {
+        1 => log::Level::Error,
+        2 => log::Level::Warn,
+        3 => log::Level::Info,
+        4 => log::Level::Debug,
+        _ => log::Level::Trace,
+    };
+    // SAFETY: the three texts are lent for the call, by the contract of `LogSink`.
+    let [target, file, message] = [target, file, message].map(|text| unsafe { text.as_slice() });
+    let (target, file) = (String::from_utf8_lossy(target), String::from_utf8_lossy(file));
+    let message = String::from_utf8_lossy(message);
+    let mut level = level;
+    if target == "panic"
+        && let Some(slot) = *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner)
+    {
+        slot.set_message(&message);
+        level = log::Level::Debug;
+    }
+    if level > log::max_level() {
+        return;
+    }
+    log::logger().log(
+        &log::Record::builder()
+            .level(level)
+            .target(&target)
+            .file(Some(&file))
+            .line(Some(line))
+            .args(format_args!("{message}"))
+            .build(),
+    );
+}

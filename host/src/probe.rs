@@ -1,0 +1,450 @@
+//! The probe: a short-lived child that prepares a generation, then tries it.
+//!
+//! Stage 1, with the master's rights: reads the configuration, looks up names and users, copies and judges the
+//! images, and reports all that as a [`Prepared`]. Then it waits: the master binds new addresses and says go. Stage 2,
+//! as the workers' user: loads the images, creates the applications, reports, and leaves.
+//!
+//! What a newcomer would get wrong: from stage 2 on the child runs plugin code, so what it sends is somebody's words:
+//! bounded, a verdict and a sentence, never data that the master acts upon.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Sources};
+use crate::elf_note::Note;
+use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT};
+use crate::generation::{Generation, MountedApp};
+use crate::image::{self, Image, RuntimeDir};
+use crate::plugin::{self, ClassPlugin, Kind};
+use crate::runtime::Runtime;
+use crate::scoreboard::SlotWriter;
+use crate::sys::Pid;
+use crate::sys::fd::{Channel, Incoming, channel};
+use crate::sys::{fork, signal};
+
+/// How much a probe may report (octets): a configuration with its images takes a few KiB.
+const REPORT_LIMIT: usize = 4 * 1024 * 1024;
+/// Octets of a report in one message.
+const PIECE: usize = 32 * 1024;
+/// The longest sentence that is taken from a probe (octets).
+const SENTENCE_LIMIT: usize = 4096;
+
+/// How long stage 1 may take when no configuration says it yet.
+pub const FIRST_BOOT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What stage 1 made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The generation, its images copied.
+    pub generation: Generation,
+}
+
+/// Why a generation cannot be: one sentence, and the exit code if it was to be the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// One of [`crate::error`].
+    pub exit_code: i32,
+    /// For the operator.
+    pub sentence: String,
+    /// What stands behind the sentence; logged at debug.
+    pub details: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal with its code and sentence.
+    pub fn new(exit_code: i32, sentence: impl Into<String>) -> Self {
+        Self { exit_code, sentence: sentence.into(), details: None }
+    }
+}
+
+impl From<plugin::PluginError> for Refusal {
+    fn from(error: plugin::PluginError) -> Self {
+        Self { exit_code: error.exit_code, sentence: error.to_string(), details: error.details }
+    }
+}
+
+/// What the master learns from a probe.
+#[derive(Debug)]
+pub enum Report {
+    /// There is a new runtime directory. Said before anything is put there, so that it goes however the probe ends.
+    RuntimeDir(PathBuf),
+    /// Stage 1 is done.
+    Prepared(Box<Prepared>),
+    /// Stage 2 is done: the images work.
+    Tried,
+    /// Either stage failed.
+    Refused(Refusal),
+}
+
+/// The kind of a message, its first octet. A long report comes in several, all but the last [`tag::MORE`].
+mod tag {
+    pub(super) const MORE: u8 = b'm';
+    pub(super) const RUNTIME_DIR: u8 = b'd';
+    pub(super) const PREPARED: u8 = b'p';
+    pub(super) const TRIED: u8 = b't';
+    pub(super) const REFUSED: u8 = b'r';
+    pub(super) const GO: u8 = b'g';
+}
+
+/// Master: a probe that is at work.
+#[derive(Debug)]
+pub struct Probe {
+    /// Its process.
+    pub pid: Pid,
+    /// When it was forked.
+    pub started: Instant,
+    /// When it must have finished.
+    pub deadline: Option<Instant>,
+    /// The number of the generation that it prepares.
+    pub generation: u64,
+    channel: Channel,
+    /// Pieces of a report that is not complete yet.
+    pieces: Vec<u8>,
+    /// Whether stage 1 has reported: what comes later is plugin code's.
+    prepared: bool,
+    /// The other end is closed: no report comes any more.
+    closed: bool,
+}
+
+/// What a probe is given.
+#[derive(Debug)]
+pub struct Task<'m> {
+    /// Where the configuration comes from.
+    pub sources: &'m Sources,
+    /// The generation to prepare.
+    pub generation: u64,
+    /// The runtime directory in use; `None` at the first start.
+    pub runtime_dir: Option<&'m RuntimeDir>,
+    /// Where the probe says what it is doing.
+    pub slot: SlotWriter,
+    /// How long both stages may take together; `None` is for ever.
+    pub boot_timeout: Option<Duration>,
+}
+
+impl Probe {
+    /// Master: forks a probe.
+    ///
+    /// # Errors
+    /// No descriptor, no process.
+    pub fn start(task: &Task<'_>, now: Instant) -> io::Result<Self> {
+        let (ours, theirs) = channel()?;
+        ours.set_nonblocking()?;
+        let master = nix::unistd::getpid();
+        let pid = fork::fork(|| child(task, &theirs, master))?;
+        Ok(Self {
+            pid,
+            started: now,
+            deadline: task.boot_timeout.map(|timeout| now + timeout),
+            generation: task.generation,
+            channel: ours,
+            pieces: Vec::new(),
+            prepared: false,
+            closed: false,
+        })
+    }
+
+    /// Master: the next report, if one is complete. `Ok(None)` says that there is none now; that the probe has died is
+    /// learnt from its wait status, not here.
+    ///
+    /// # Errors
+    /// What it sent is no report.
+    pub fn receive(&mut self) -> Result<Option<Report>, Refusal> {
+        loop {
+            let message = match self.channel.receive() {
+                Ok(Incoming::Message(message, _)) => message,
+                Ok(Incoming::Nothing) => return Ok(None),
+                Ok(Incoming::Closed) => {
+                    self.closed = true;
+                    return Ok(None);
+                }
+                Err(error) => return Err(garbled(&error.to_string())),
+            };
+            let Some((kind, payload)) = message.split_first() else { return Ok(None) };
+            if self.pieces.len() + payload.len() > REPORT_LIMIT {
+                return Err(garbled("a report longer than 4 MiB"));
+            }
+            self.pieces.extend_from_slice(payload);
+            if *kind == tag::MORE {
+                continue;
+            }
+            let payload = std::mem::take(&mut self.pieces);
+            return self.report(*kind, &payload).map(Some);
+        }
+    }
+
+    fn report(&mut self, kind: u8, payload: &[u8]) -> Result<Report, Refusal> {
+        match kind {
+            tag::RUNTIME_DIR if !self.prepared => {
+                let path = serde_json::from_slice(payload).map_err(|error| garbled(&error.to_string()))?;
+                Ok(Report::RuntimeDir(path))
+            }
+            tag::PREPARED if !self.prepared => {
+                self.prepared = true;
+                let prepared =
+                    serde_json::from_slice(payload).map_err(|error| garbled(&error.to_string()))?;
+                Ok(Report::Prepared(Box::new(prepared)))
+            }
+            tag::TRIED if self.prepared => Ok(Report::Tried),
+            tag::REFUSED => {
+                let mut refusal: Refusal =
+                    serde_json::from_slice(payload).map_err(|error| garbled(&error.to_string()))?;
+                if refusal.sentence.len() > SENTENCE_LIMIT {
+                    refusal.sentence = refusal.sentence.chars().take(SENTENCE_LIMIT / 4).collect();
+                }
+                Ok(Report::Refused(refusal))
+            }
+            _ => Err(garbled("a message of an unknown kind")),
+        }
+    }
+
+    /// Master: lets stage 2 begin.
+    ///
+    /// # Errors
+    /// The probe is gone; its wait status says why.
+    pub fn go(&self) -> io::Result<()> {
+        self.channel.send(&[tag::GO], &[])
+    }
+
+    /// Master: wants nothing more of it. In stage 1 it finds that out when it next reports, tidies up, and ends.
+    ///
+    /// # Errors
+    /// None expected.
+    pub fn hang_up(&self) -> io::Result<()> {
+        self.channel.hang_up()
+    }
+
+    /// Whether its end of the channel is closed: wait for the process, not for a report.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+}
+
+impl AsFd for Probe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+fn garbled(why: &str) -> Refusal {
+    Refusal::new(EXIT_WORKER_BOOT, format!("the probe's report cannot be read: {why}"))
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// In the child.
+
+/// Probe: both stages; returns the exit code, which nobody reads as long as a report was sent.
+fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
+    // 1. Signals as any program has them: a Ctrl-C ends the probe with the master. The handlers that record a crash
+    //    come first, so that a constructor's fault has a place.
+    if let Err(error) = prepare_signals(task, master) {
+        return refuse(channel, &Refusal::new(EXIT_SETTINGS, format!("cannot set up the probe: {error}")));
+    }
+    crate::logging::after_fork();
+    // 2. Stage 1. Files and names; no plugin code.
+    let prepared = match prepare(task, channel) {
+        Ok(prepared) => prepared,
+        Err(refusal) => return refuse(channel, &refusal),
+    };
+    if send_json(channel, tag::PREPARED, &prepared).is_err() {
+        return 1; // The master is gone.
+    }
+    // 3. The master binds what is new. It may also have changed its mind, which is the end of the channel.
+    match channel.receive() {
+        Ok(Incoming::Message(message, _)) if message.first() == Some(&tag::GO) => {}
+        _ => return 1,
+    }
+    // 4. Stage 2, as the workers' user.
+    match attempt(task, prepared.generation, master) {
+        Ok(()) => match channel.send(&[tag::TRIED], &[]) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        },
+        Err(refusal) => refuse(channel, &refusal),
+    }
+}
+
+fn prepare_signals(task: &Task<'_>, master: Pid) -> io::Result<()> {
+    signal::reset_to_default()?;
+    crate::worker::record_crashes(&task.slot, master)?;
+    signal::unblock_all()?;
+    if !signal::kill_with_parent(master)? {
+        return Err(io::Error::other("the master is gone"));
+    }
+    Ok(())
+}
+
+fn refuse(channel: &Channel, refusal: &Refusal) -> i32 {
+    // If the master is gone there is nobody to tell.
+    let _ = send_json(channel, tag::REFUSED, refusal);
+    1
+}
+
+fn send_json(channel: &Channel, kind: u8, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(value).map_err(io::Error::other)?;
+    let mut pieces = text.chunks(PIECE).peekable();
+    while let Some(piece) = pieces.next() {
+        let mut message = Vec::with_capacity(piece.len() + 1);
+        message.push(if pieces.peek().is_some() { tag::MORE } else { kind });
+        message.extend_from_slice(piece);
+        channel.send(&message, &[])?;
+    }
+    Ok(())
+}
+
+/// Stage 1.
+fn prepare(task: &Task<'_>, channel: &Channel) -> Result<Prepared, Refusal> {
+    task.slot.set_stage("reading the configuration");
+    let config =
+        Config::load(task.sources).map_err(|error| Refusal::new(error.exit_code(), error.to_string()))?;
+    try_files(&config)?;
+    task.slot.set_stage("choosing the runtime directory");
+    let created;
+    let runtime = match task.runtime_dir {
+        Some(runtime) => runtime,
+        None => {
+            let beside = config.mounts.first().and_then(|mount| mount.application.file.parent());
+            created = RuntimeDir::create(config.runtime_dir.as_deref(), beside)
+                .map_err(|error| Refusal::new(EXIT_SETTINGS, error.to_string()))?;
+            if let Err(error) = send_json(channel, tag::RUNTIME_DIR, &created.path()) {
+                // The master has gone, or has hung up: nobody else knows of the directory.
+                created.remove();
+                return Err(Refusal::new(EXIT_SETTINGS, format!("cannot tell the master: {error}")));
+            }
+            &created
+        }
+    };
+    let directory = runtime
+        .generation_dir(task.generation)
+        .map_err(|error| Refusal::new(EXIT_SETTINGS, error.to_string()))?;
+    let copied = copy_images(task, config, &directory);
+    if copied.is_err() {
+        // Nothing of a refused generation stays; the sentence that matters is already known.
+        let _ = image::remove_generation(&directory);
+    }
+    // The master locks the directory itself as soon as it hears of it; until then this child's lock holds it.
+    Ok(Prepared { generation: copied? })
+}
+
+/// Opens what workers and the master will open, so that it is known before anything changes.
+fn try_files(config: &Config) -> Result<(), Refusal> {
+    let refuse = |error: &dyn std::fmt::Display| Refusal::new(EXIT_SETTINGS, error.to_string());
+    let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+    for target in std::iter::once(&config.errorlog).chain(&config.accesslog) {
+        crate::logging::try_open(target, owner).map_err(|error| refuse(&error))?;
+    }
+    let Some(file) = &config.pidfile else { return Ok(()) };
+    let Some(directory) = file.parent() else { return Ok(()) };
+    nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK).map_err(
+        |errno| {
+            refuse(&format!(
+                "cannot write the pid file {}: {}; make its directory, or give another --pid",
+                file.display(),
+                errno.desc()
+            ))
+        },
+    )
+}
+
+fn copy_images(task: &Task<'_>, config: Config, directory: &Path) -> Result<Generation, Refusal> {
+    let deadline = Instant::now() + task.boot_timeout.unwrap_or(FIRST_BOOT_TIMEOUT).mul_f64(0.8);
+    let copy = |file: &Path, kind: Kind| -> Result<Image, Refusal> {
+        task.slot.set_stage(&format!("copying {}", file.display()));
+        image::copy_plugin(file, directory, deadline).map_err(|error| {
+            let sentence = format!("cannot load the {} {}: {error}", kind.noun(), file.display());
+            Refusal::new(kind.exit_code(), sentence)
+        })
+    };
+    let class = copy(&config.worker_class.file, Kind::WorkerClass)?;
+    let note = plugin::judge(&class, Kind::WorkerClass)?;
+    let class_options = class_options(&config, note)?;
+    let mut apps: Vec<Image> = Vec::new();
+    let mut mounts = Vec::new();
+    for mount in &config.mounts {
+        let file = &mount.application.file;
+        let image = match apps.iter().position(|image| image.original == *file) {
+            Some(image) => image,
+            None => {
+                apps.push(copy(file, Kind::Application)?);
+                apps.len() - 1
+            }
+        };
+        let note = plugin::judge(&apps[image], Kind::Application)?;
+        plugin::judge_name(&apps[image], note, &mount.application.name)?;
+        mounts.push(MountedApp {
+            prefix: mount.prefix.trim_end_matches('/').to_owned(),
+            name: mount.application.name.clone(),
+            settings: mount.settings.to_string(),
+            image,
+        });
+    }
+    Ok(Generation {
+        number: task.generation,
+        class,
+        class_options,
+        apps,
+        mounts,
+        hooks: Vec::new(),
+        directory: directory.to_owned(),
+        config,
+    })
+}
+
+/// What the class's options are: each from the note, as the operator set it or by default.
+fn class_options(config: &Config, note: &Note) -> Result<Vec<(String, String)>, Refusal> {
+    let class = &config.worker_class.text;
+    let refuse = |sentence: String| Refusal::new(EXIT_SETTINGS, sentence);
+    let options = note.options();
+    for name in config.worker_options.keys() {
+        if !options.iter().any(|option| option.name == *name) {
+            let known: Vec<&str> = options.iter().map(|option| option.name.as_str()).collect();
+            let known = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has: {}", known.join(", "))
+            };
+            return Err(refuse(format!("the worker class {class} has no option '{name}'; {known}")));
+        }
+    }
+    options
+        .iter()
+        .map(|option| {
+            let value = config.worker_options.get(&option.name).unwrap_or(&option.default);
+            let sound = match option.kind.as_str() {
+                "integer" => value.parse::<u64>().is_ok(),
+                "seconds" => value.parse::<f64>().is_ok_and(|seconds| seconds.is_finite() && seconds >= 0.0),
+                "flag" => value.parse::<bool>().is_ok(),
+                _ => true,
+            };
+            if sound {
+                return Ok((option.name.clone(), value.clone()));
+            }
+            Err(refuse(format!(
+                "the option '{}' of the worker class {class} cannot be '{value}': it takes {}",
+                option.name,
+                match option.kind.as_str() {
+                    "integer" => "a whole number",
+                    "seconds" => "a number of seconds",
+                    _ => "true or false",
+                }
+            )))
+        })
+        .collect()
+}
+
+/// Stage 2.
+fn attempt(task: &Task<'_>, generation: Generation, master: Pid) -> Result<(), Refusal> {
+    crate::worker::become_worker_user(&generation.config, master)
+        .map_err(|sentence| Refusal::new(EXIT_SETTINGS, sentence))?;
+    let runtime = Runtime::for_probe(generation, task.slot);
+    let generation = runtime.generation();
+    plugin::note_panics(task.slot);
+    task.slot.set_stage(&format!("loading {}", generation.class.original.display()));
+    ClassPlugin::open(&generation.class, Path::to_path_buf)?;
+    // A worker does exactly this; what only a live worker does (start, ready) is left out.
+    let _apps = crate::worker::create_applications(runtime, Path::to_path_buf)?;
+    Ok(())
+}

@@ -1,0 +1,581 @@
+//! The host inside a worker: what a worker class and its applications may ask, and the thread that watches over them.
+//!
+//! Owns the state a class is told (running, draining, halting), the events behind its notify descriptor, the access
+//! log, request limits, and what is published on the scoreboard. Does not own loading and the order of a worker's life
+//! ([`crate::worker`]).
+//!
+//! What a newcomer would get wrong: commands and signals arrive on the watch thread, not on the one that serves. A
+//! class that is stuck in an application still reports, still drains its other work, and can still be ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rgunicorn_worker_api::abi::{self, AppHandle, Bytes, ListenerParts};
+use rgunicorn_worker_api::host::{AppHost, HostServices};
+use rgunicorn_worker_api::request::{Address, Request};
+use rgunicorn_worker_api::worker::{Record, State};
+
+use crate::access_log::{AccessLog, AccessRecord, Format, Headers};
+use crate::config::BindKind;
+use crate::generation::Generation;
+use crate::logging;
+use crate::scoreboard::{Command, SlotWriter};
+use crate::sys::fd::{EventFd, Watch, monotonic_ns, poll};
+use crate::sys::signal::{Signal, WorkerSignals};
+
+/// How long a worker that was told to leave at once may take to flush its logs.
+const HALT_GRACE: Duration = Duration::from_millis(200);
+/// How long after a request's expiry a class that cannot abandon it may go on before the process ends.
+const EXPIRY_GRACE: Duration = Duration::from_secs(1);
+
+/// A listening socket as the worker inherits it.
+#[derive(Debug, Clone)]
+pub struct Inherited {
+    /// Its descriptor.
+    pub fd: i32,
+    /// Its address.
+    pub address: BindKind,
+}
+
+/// The host inside one process that runs plugins; lives as long as the process.
+#[expect(missing_debug_implementations, reason = "tables of functions and raw addresses")]
+pub struct Runtime {
+    generation: Generation,
+    slot: SlotWriter,
+    pid: u32,
+    age: u64,
+    probe: bool,
+    settings: BTreeMap<String, String>,
+    listeners: Vec<ListenerParts>,
+    /// Written by the master for the watch thread.
+    command: OnceLock<EventFd>,
+    /// Written by anybody for the watch thread.
+    watch: EventFd,
+    /// Read by the class.
+    notify: EventFd,
+    state: AtomicU32,
+    events: AtomicU32,
+    /// The master has let the worker begin.
+    go: AtomicBool,
+    /// The class has returned.
+    finished: AtomicBool,
+    apps: Mutex<Apps>,
+    access_log: Mutex<Option<AccessLog>>,
+    /// Requests until the worker is replaced; 0 is for ever.
+    max_requests: u64,
+    requests: AtomicU64,
+    request_timeout: Option<Duration>,
+    /// The last request that was announced as over its time.
+    announced: AtomicU64,
+    /// Requests at work by token, if there is a timeout for them.
+    at_work: Mutex<BTreeSet<u64>>,
+    /// Tells the master that something changed on the scoreboard.
+    wake_master: OnceLock<std::os::fd::OwnedFd>,
+}
+
+/// The applications that are to be told that the worker drains, and whether they were. The lock is held while they
+/// are told, so that none is destroyed meanwhile.
+#[derive(Default)]
+struct Apps {
+    started: Vec<AppHandle<'static>>,
+    told: bool,
+}
+
+/// What an application may ask; one for each mounted application.
+#[expect(missing_debug_implementations, reason = "as the runtime it belongs to")]
+pub struct AppFacts {
+    runtime: &'static Runtime,
+    settings: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while holding one of these leaves counters or a log line behind, nothing that could be torn.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn leak(text: String) -> &'static str {
+    Box::leak(text.into_boxed_str())
+}
+
+impl Runtime {
+    /// Probe: a runtime without listeners, that never serves.
+    ///
+    /// # Panics
+    /// If no descriptor is left: nothing could be tried then.
+    pub fn for_probe(generation: Generation, slot: SlotWriter) -> &'static Self {
+        let runtime = Self::new(generation, slot, &[], 0, true).expect("a probe has a descriptor left");
+        Box::leak(Box::new(runtime))
+    }
+
+    /// Worker: the runtime of this process.
+    ///
+    /// # Errors
+    /// No descriptor, or the access log cannot be opened; one sentence.
+    pub fn for_worker(
+        generation: Generation,
+        slot: SlotWriter,
+        listeners: &[Inherited],
+        age: u64,
+        command: EventFd,
+        wake_master: std::os::fd::OwnedFd,
+    ) -> Result<&'static Self, String> {
+        let runtime = Self::new(generation, slot, listeners, age, false)
+            .map_err(|error| format!("cannot set up the worker: {error}"))?;
+        // Fresh locks: nobody else has set them.
+        let _ = runtime.command.set(command);
+        let _ = runtime.wake_master.set(wake_master);
+        if let Some(target) = &runtime.generation.config.accesslog {
+            let format = Format::parse(&runtime.generation.config.access_log_format)
+                .map_err(|error| error.to_string())?;
+            let log = AccessLog::open(target, format, None).map_err(|error| error.to_string())?;
+            *lock(&runtime.access_log) = Some(log);
+        }
+        Ok(Box::leak(Box::new(runtime)))
+    }
+
+    fn new(
+        generation: Generation,
+        slot: SlotWriter,
+        listeners: &[Inherited],
+        age: u64,
+        probe: bool,
+    ) -> io::Result<Self> {
+        let mut settings = generation.config.texts();
+        settings.extend(generation.class_options.iter().cloned());
+        let config = &generation.config;
+        let max_requests = match config.max_requests {
+            0 => 0,
+            limit => limit + jitter(config.max_requests_jitter),
+        };
+        let request_timeout = config.request_timeout;
+        Ok(Self {
+            slot,
+            pid: std::process::id(),
+            age,
+            probe,
+            settings,
+            listeners: listeners.iter().map(listener_parts).collect(),
+            command: OnceLock::new(),
+            watch: EventFd::new()?,
+            notify: EventFd::new()?,
+            state: AtomicU32::new(State::Running as u32),
+            events: AtomicU32::new(0),
+            go: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            apps: Mutex::new(Apps::default()),
+            access_log: Mutex::new(None),
+            max_requests,
+            requests: AtomicU64::new(0),
+            request_timeout,
+            announced: AtomicU64::new(0),
+            at_work: Mutex::new(BTreeSet::new()),
+            wake_master: OnceLock::new(),
+            generation,
+        })
+    }
+
+    /// What runs here.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Where this process publishes.
+    pub fn slot(&self) -> SlotWriter {
+        self.slot
+    }
+
+    /// What the application with this index of [`Generation::mounts`] may ask.
+    pub fn facts(&'static self, mount: usize) -> &'static AppFacts {
+        let settings = self.generation.mounts[mount].settings.clone();
+        Box::leak(Box::new(AppFacts { runtime: self, settings }))
+    }
+
+    /// Worker: the applications, once they are started, so that the watch thread can tell them to drain.
+    pub fn set_apps(&self, apps: Vec<AppHandle<'static>>) {
+        lock(&self.apps).started = apps;
+    }
+
+    /// Worker: tells the applications to drain, unless that was done. When it returns it was done.
+    pub fn drain_apps(&self) {
+        let mut apps = lock(&self.apps);
+        if !apps.told {
+            apps.told = true;
+            for app in &apps.started {
+                app.drain();
+            }
+        }
+    }
+
+    /// Worker: the applications are about to be destroyed; nobody else may use them from now on.
+    pub fn take_apps(&self) -> Vec<AppHandle<'static>> {
+        std::mem::take(&mut lock(&self.apps).started)
+    }
+
+    /// Worker: the class has returned; a pending halt need not wait any longer.
+    pub fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.flush_logs();
+    }
+
+    /// The state grows, is announced, and on the way the applications are told to drain. `[any thread]`
+    fn advance(&self, state: State) {
+        let before = self.state.fetch_max(state as u32, Ordering::AcqRel);
+        if before >= state as u32 {
+            return;
+        }
+        self.slot.set_draining();
+        // Before the class is told: an idle one returns at once.
+        self.drain_apps();
+        self.raise(abi::EVENT_STATE);
+    }
+
+    fn raise(&self, event: u32) {
+        self.events.fetch_or(event, Ordering::AcqRel);
+        self.notify_class();
+    }
+
+    fn notify_class(&self) {
+        // Fails only for a descriptor that is not one; this one lives as long as the process.
+        let _ = self.notify.notify();
+    }
+
+    fn wake_master(&self) {
+        if let Some(pipe) = self.wake_master.get() {
+            // A full pipe wakes the master as well as one more octet would.
+            let _ = nix::unistd::write(pipe, &[1]);
+        }
+    }
+
+    fn flush_logs(&self) {
+        if let Some(log) = lock(&self.access_log).as_mut() {
+            log.flush();
+            let dropped = log.take_dropped();
+            if dropped > 0 {
+                log::warn!("{dropped} lines of the access log could not be written and were dropped");
+            }
+        }
+    }
+
+    fn reopen_logs(&self) {
+        if let Err(error) = logging::reopen() {
+            log::error!("{error}");
+        }
+        if let Some(log) = lock(&self.access_log).as_mut()
+            && let Err(error) = log.reopen()
+        {
+            log::error!("{error}");
+        }
+        self.raise(abi::EVENT_REOPEN_LOGS);
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // The watch thread.
+
+    /// Worker: commands of the master, signals, expired requests; until the process ends.
+    pub fn watch(&self, signals: &WorkerSignals, stuck: &EventFd) {
+        let Some(command) = self.command.get() else { return };
+        loop {
+            let mut watches = [
+                Watch::readable(command.as_fd()),
+                Watch::readable(signals.as_fd()),
+                Watch::readable(stuck.as_fd()),
+                Watch::readable(self.watch.as_fd()),
+            ];
+            if let Err(error) = poll(&mut watches, self.next_expiry()) {
+                log::error!("the watch thread cannot wait: {error}; the worker leaves");
+                self.advance(State::Draining);
+                return;
+            }
+            let ready = watches.map(|watch| watch.is_ready());
+            if ready[0] {
+                // Cleared before the word is read: a command that comes in between makes it readable again.
+                let _ = command.clear();
+                self.obey(self.slot.command());
+            }
+            if ready[1]
+                && let Ok(came) = signals.take()
+            {
+                if came.contains(Signal::SIGUSR1) {
+                    self.reopen_logs();
+                }
+                if came.contains(Signal::SIGTERM) {
+                    self.advance(State::Draining);
+                }
+                if came.contains(Signal::SIGINT) || came.contains(Signal::SIGQUIT) {
+                    self.halt();
+                }
+            }
+            if ready[2] {
+                self.give_up();
+            }
+            if ready[3] {
+                let _ = self.watch.clear();
+            }
+            self.expire();
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            Command::Wait => {}
+            Command::Run => {
+                self.go.store(true, Ordering::Release);
+                self.notify_class();
+            }
+            Command::Drain => self.advance(State::Draining),
+            Command::Halt => self.halt(),
+        }
+    }
+
+    /// Leave now. The class gets a moment to return by itself, because applications like to be told.
+    fn halt(&self) {
+        self.advance(State::Halting);
+        let until = Instant::now() + HALT_GRACE;
+        while !self.finished.load(Ordering::Acquire) && Instant::now() < until {
+            // Nothing wakes this thread when the class returns; the process ends then.
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        self.flush_logs();
+        crate::sys::process::leave(0);
+    }
+
+    /// The master has found this worker stuck. Says what it was doing, then dies by the ABRT it was sent, with the
+    /// core file that an operator may want.
+    fn give_up(&self) {
+        match self.slot.current_request() {
+            // The master says it, in the line about the failed boot.
+            _ if !self.go.load(Ordering::Acquire) => log::debug!("stuck while {}", self.slot.stage()),
+            Some(request) => log::error!("stuck for {:.1} s in {request}", request.age().as_secs_f64()),
+            None => log::error!("stuck while {}", self.slot.stage()),
+        }
+        self.flush_logs();
+        std::process::abort();
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        let timeout = self.request_timeout?;
+        let first = *lock(&self.at_work).first()?;
+        let age = Duration::from_nanos(monotonic_ns().saturating_sub(first));
+        let limit = if age >= timeout { timeout + EXPIRY_GRACE } else { timeout };
+        Some(Instant::now() + limit.saturating_sub(age))
+    }
+
+    /// Announces requests that are over their time, and ends the process when the class could not let go of one.
+    fn expire(&self) {
+        let Some(timeout) = self.request_timeout else { return };
+        let Some(first) = lock(&self.at_work).first().copied() else { return };
+        let age = Duration::from_nanos(monotonic_ns().saturating_sub(first));
+        if age < timeout {
+            return;
+        }
+        let request =
+            self.slot.current_request().map_or_else(|| "a request".to_owned(), |request| request.to_string());
+        if age < timeout + EXPIRY_GRACE {
+            if self.announced.swap(first, Ordering::AcqRel) != first {
+                log::error!("request_timeout: {request} has taken {:.1} s", age.as_secs_f64());
+                self.raise(abi::EVENT_EXPIRED);
+            }
+            return;
+        }
+        log::error!("request_timeout: {request} did not end; this worker ends itself and is replaced");
+        self.flush_logs();
+        crate::sys::process::leave(1);
+    }
+}
+
+/// 0 to `most`, from the clock: workers that were born together should not all leave together.
+fn jitter(most: u64) -> u64 {
+    let mut mixed = monotonic_ns() ^ u64::from(std::process::id()).rotate_left(32);
+    // One round of splitmix64.
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) % most.saturating_add(1)
+}
+
+fn listener_parts(inherited: &Inherited) -> ListenerParts {
+    let (family, text) = match &inherited.address {
+        BindKind::Tcp(address) => (if address.is_ipv4() { 4 } else { 6 }, address.to_string()),
+        BindKind::Unix(path) => (1, format!("unix:{}", path.display())),
+    };
+    ListenerParts { fd: inherited.fd, family, address: Bytes::new(leak(text).as_bytes()), flags: 0 }
+}
+
+impl AppHost for AppFacts {
+    fn pid(&self) -> u32 {
+        self.runtime.pid
+    }
+
+    fn age(&self) -> u64 {
+        self.runtime.age
+    }
+
+    fn generation(&self) -> u64 {
+        self.runtime.generation.number
+    }
+
+    fn is_probe(&self) -> bool {
+        self.runtime.probe
+    }
+
+    fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    fn server_setting(&self, name: &str) -> Option<&str> {
+        self.runtime.settings.get(name).map(String::as_str)
+    }
+}
+
+/// The request's fields for the access log.
+struct RequestFields<'r>(Option<&'r Request<'r>>);
+
+impl Headers for RequestFields<'_> {
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.0.and_then(|request| request.field(name))
+    }
+}
+
+/// The response's fields for the access log.
+struct ResponseFields<'r>(&'r [rgunicorn_worker_api::request::Field<'r>]);
+
+impl Headers for ResponseFields<'_> {
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
+    }
+}
+
+impl HostServices for Runtime {
+    fn listeners(&self) -> &[ListenerParts] {
+        &self.listeners
+    }
+
+    fn notify_fd(&self) -> i32 {
+        self.notify.as_fd().as_raw_fd()
+    }
+
+    fn take_events(&self) -> u32 {
+        // Cleared before the word is taken: an event that comes in between makes it readable again.
+        let _ = self.notify.clear();
+        self.events.swap(0, Ordering::AcqRel)
+    }
+
+    fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            abi::STATE_RUNNING => State::Running,
+            abi::STATE_DRAINING => State::Draining,
+            _ => State::Halting,
+        }
+    }
+
+    fn must_empty(&self, listener: usize) -> bool {
+        self.slot.must_empty(listener)
+    }
+
+    fn ready(&self) -> State {
+        self.slot.set_stage("waiting for the master's go");
+        self.slot.heartbeat(monotonic_ns());
+        crate::plugin::log_panics();
+        self.slot.set_ready();
+        self.wake_master();
+        while !self.go.load(Ordering::Acquire) && self.state() == State::Running {
+            if poll(&mut [Watch::readable(self.notify.as_fd())], None).is_err() {
+                break; // Without a wait there is no serving either; the class finds out at its own.
+            }
+            let _ = self.notify.clear();
+        }
+        if self.events.load(Ordering::Acquire) != 0 {
+            self.notify_class();
+        }
+        self.slot.heartbeat(monotonic_ns());
+        self.slot.set_stage("serving");
+        self.state()
+    }
+
+    fn tick(&self, idle: bool) {
+        self.slot.heartbeat(monotonic_ns());
+        if idle {
+            self.flush_logs();
+        }
+    }
+
+    fn may_accept(&self) -> bool {
+        self.state() == State::Running
+    }
+
+    fn connection_opened(&self) {
+        self.slot.connection_opened();
+    }
+
+    fn connection_closed(&self) {
+        self.slot.connection_closed();
+    }
+
+    fn request_begin(&self, request: &Request<'_>) -> u64 {
+        let now = monotonic_ns();
+        self.slot.begin_request(request.method(), request.target(), now);
+        if self.request_timeout.is_some() {
+            let mut at_work = lock(&self.at_work);
+            // Two requests may begin in the same nanosecond on two threads.
+            let mut token = now;
+            while !at_work.insert(token) {
+                token += 1;
+            }
+            if at_work.len() == 1 {
+                // The watch thread sleeps without a deadline when nothing is at work.
+                let _ = self.watch.notify();
+            }
+            return token;
+        }
+        now
+    }
+
+    fn request_end(&self, record: &Record<'_>) {
+        let now = monotonic_ns();
+        if record.token != 0 {
+            self.slot.end_request();
+            if self.request_timeout.is_some() {
+                lock(&self.at_work).remove(&record.token);
+            }
+        }
+        self.slot.count_request(record.status, record.bytes_in, record.body_bytes);
+        if let Some(log) = lock(&self.access_log).as_mut() {
+            let begun = if record.token == 0 { now } else { record.token };
+            log.write(&AccessRecord {
+                remote_address: match record.peer {
+                    Address::Ip(address) => Some(address.ip()),
+                    Address::Unix(_) | Address::Unknown => None,
+                },
+                user: None,
+                method: record.request.map_or(b"-", |request| request.method()),
+                target: record.request.map_or(b"-", |request| request.target()),
+                protocol: record.request.map_or("-", |request| request.version().as_str()),
+                status: record.status,
+                bytes: record.body_bytes,
+                finished: SystemTime::now(),
+                duration: Duration::from_nanos(now.saturating_sub(begun)),
+                request_headers: &RequestFields(record.request),
+                response_headers: &ResponseFields(record.response_fields),
+            });
+        }
+        let served = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.max_requests != 0 && served == self.max_requests {
+            // It serves on until the master has another one ready.
+            log::info!("Autorestarting worker after current request.");
+            self.slot.set_retiring();
+            self.wake_master();
+        }
+    }
+
+    fn request_expired(&self, token: u64) -> bool {
+        let Some(timeout) = self.request_timeout else { return false };
+        token != 0 && Duration::from_nanos(monotonic_ns().saturating_sub(token)) >= timeout
+    }
+
+    fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+}

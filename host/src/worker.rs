@@ -1,0 +1,271 @@
+//! A worker's life, from the fork to its exit code.
+//!
+//! Owns the order of the steps, and why each comes where it does. Does not own accepting and serving: that is the
+//! worker class. What a newcomer would get wrong: privileges are dropped before a byte of plugin code runs, and the
+//! wish to die with the master is renewed after that, because setuid(2) clears it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rgunicorn_worker_api::abi::{AppHandle, Bytes, MountParts, host_object};
+
+use crate::config::Config;
+use crate::error::EXIT_WORKER_BOOT;
+use crate::generation::Generation;
+use crate::logging;
+use crate::plugin::{self, AppPlugin, ClassPlugin, PluginError};
+use crate::runtime::{Inherited, Runtime};
+use crate::scoreboard::SlotWriter;
+use crate::sys::Pid;
+use crate::sys::fd::{EventFd, monotonic_ns};
+use crate::sys::process;
+use crate::sys::signal::{self, WorkerSignals};
+
+/// What the master gives a worker.
+#[derive(Debug)]
+pub struct Birth<'m> {
+    /// What it runs.
+    pub generation: &'m Generation,
+    /// Its number in order of birth.
+    pub age: u64,
+    /// Where it publishes.
+    pub slot: SlotWriter,
+    /// The listening sockets of its generation.
+    pub listeners: Vec<Inherited>,
+    /// Written by the master when the command word of the slot has changed.
+    pub command: &'m EventFd,
+    /// The pipe that wakes the master.
+    pub wake_master: &'m OwnedFd,
+    /// The images, open, should their files be gone.
+    pub images: Vec<(PathBuf, i32)>,
+    /// Other descriptors to keep: the lock of the runtime directory.
+    pub keep: Vec<i32>,
+    /// The master.
+    pub master: Pid,
+}
+
+/// Worker: the whole life; returns the exit code. A failed boot leaves its sentence on the scoreboard.
+pub fn live(birth: &Birth<'_>) -> i32 {
+    let slot = birth.slot;
+    match boot_and_serve(birth) {
+        Ok(()) => 0,
+        Err(failure) => {
+            slot.set_message(&failure.sentence);
+            failure.exit_code
+        }
+    }
+}
+
+/// Why a worker ends with another code than 0.
+struct Failure {
+    exit_code: i32,
+    sentence: String,
+}
+
+impl From<PluginError> for Failure {
+    fn from(error: PluginError) -> Self {
+        if let Some(details) = &error.details {
+            log::debug!("{details}");
+        }
+        Self { exit_code: error.exit_code, sentence: error.to_string() }
+    }
+}
+
+fn boot(sentence: String) -> Failure {
+    Failure { exit_code: EXIT_WORKER_BOOT, sentence }
+}
+
+fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
+    let slot = birth.slot;
+    let generation = birth.generation;
+    let system = |what: &str, error: &io::Error| boot(format!("cannot boot a worker: {what}: {error}"));
+    // 1. Descriptors of the master's own (its signal queue, other workers' ends, sockets of another generation) go
+    //    first: a socket that was removed must not live on in here.
+    logging::after_fork();
+    let mut keep = birth.keep.clone();
+    keep.extend(birth.listeners.iter().map(|listener| listener.fd));
+    keep.extend(birth.images.iter().map(|(_, fd)| *fd));
+    keep.extend([birth.command.as_fd().as_raw_fd(), birth.wake_master.as_raw_fd()]);
+    keep.extend(logging::raw_fd());
+    process::close_all_but(&keep).map_err(|error| system("close_range", &error))?;
+    // The log of its own generation: the master changes its own only when this worker is ready. Before privileges go,
+    // as the master would; a log that cannot be opened is the master's to report.
+    let owner = generation.config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+    logging::configure(&generation.config.errorlog, generation.config.loglevel, owner)
+        .map_err(|error| boot(error.to_string()))?;
+    log::info!("Booting worker with pid: {}", std::process::id());
+    // 2. Signals are still blocked by the fork. Handlers before they are unblocked, or the first TERM kills.
+    signal::reset_to_default().map_err(|error| system("sigaction", &error))?;
+    let signals = WorkerSignals::install().map_err(|error| system("signal handlers", &error))?;
+    let stuck = record_crashes(&slot, birth.master).map_err(|error| system("crash handlers", &error))?;
+    // 3. Privileges, before any byte of a plugin.
+    become_worker_user(&generation.config, birth.master).map_err(boot)?;
+    signal::unblock_all().map_err(|error| system("sigprocmask", &error))?;
+    // 4. The host inside the worker, and its watch thread: from here on a worker that hangs can say where.
+    let command = birth.command.duplicate().map_err(|error| system("dup", &error))?;
+    let wake = birth.wake_master.try_clone().map_err(|error| system("dup", &error))?;
+    let runtime = Runtime::for_worker(generation.clone(), slot, &birth.listeners, birth.age, command, wake)
+        .map_err(boot)?;
+    slot.heartbeat(monotonic_ns());
+    let watch = move || {
+        // A stack overflow on this thread could not be recorded without one; serving goes on all the same.
+        let _ = signal::alternate_stack();
+        runtime.watch(&signals, stuck);
+    };
+    #[expect(clippy::disallowed_methods, reason = "a worker may have threads; only the master may not")]
+    let watching = std::thread::Builder::new().name("watch".into()).stack_size(256 * 1024).spawn(watch);
+    watching.map_err(|error| system("the watch thread", &error))?;
+    // 5. Code of others. The class first, so that its mistakes are not taken for the application's.
+    let generation = runtime.generation();
+    plugin::note_panics(slot);
+    slot.set_stage(&format!("loading {}", generation.class.original.display()));
+    let place = |copy: &Path| present(copy, &birth.images);
+    let class = ClassPlugin::open(&generation.class, place)?;
+    let apps = create_applications(runtime, place)?;
+    publish_load_ranges(&slot, generation);
+    // 6. What belongs after the last fork: threads, pools, runtimes.
+    for (index, app) in apps.iter().enumerate() {
+        let mount = &generation.mounts[index];
+        let image = &generation.apps[mount.image];
+        let name = format!("{}:{}", image.original.display(), mount.name);
+        let facts = plugin::app_host(runtime.facts(index));
+        slot.set_stage(&format!("starting {name}"));
+        app.start(facts)
+            .map_err(|error| plugin::failed(image, &mount.name, "failed to start", error.message()))?;
+        slot.set_stage(&format!("making {name} ready"));
+        app.ready()
+            .map_err(|error| plugin::failed(image, &mount.name, "did not become ready", error.message()))?;
+    }
+    // 7. The loop. `Host::ready` inside of it reports to the master and waits for its go.
+    slot.set_stage("running the worker class");
+    let mounts: &'static [MountParts] = mounts(generation, &apps).leak();
+    runtime.set_apps(apps);
+    let served = class.run(host_object(runtime), mounts);
+    // 8. The last exchange has ended: the applications hear of it, then their memory goes. A class that failed has
+    //    left exchanges behind, perhaps on threads; nothing is freed under them.
+    slot.set_stage("shutting down");
+    if served.is_ok() {
+        runtime.drain_apps();
+        for app in runtime.take_apps() {
+            app.shutdown();
+            plugin::destroy(app);
+        }
+    }
+    runtime.finish();
+    log::info!("Worker exiting (pid: {})", std::process::id());
+    served.map_err(|error| {
+        boot(format!("the worker class {} failed: {error}", generation.class.original.display()))
+    })
+}
+
+/// Probe, Worker: SIGSEGV and its kin are recorded on the scoreboard; an ABRT of the master makes the descriptor
+/// readable that is returned.
+///
+/// # Errors
+/// No descriptor, no memory.
+pub fn record_crashes(slot: &SlotWriter, master: Pid) -> io::Result<&'static EventFd> {
+    // Leaked: the handler may use it until the very end of the process.
+    let stuck: &'static EventFd = Box::leak(Box::new(EventFd::new()?));
+    signal::install_crash_handlers(slot.crash_cell(), master, stuck)?;
+    Ok(stuck)
+}
+
+/// Probe, Worker: environment, directory, mask, user, and the wish to die with the master.
+///
+/// # Errors
+/// One sentence.
+pub fn become_worker_user(config: &Config, master: Pid) -> Result<(), String> {
+    for (name, value) in &config.raw_env {
+        process::set_variable(name.as_ref(), value.as_ref());
+    }
+    process::set_umask(config.umask);
+    if let Some(identity) = &config.identity {
+        process::become_user(identity.uid, identity.gid, &identity.groups).map_err(|error| {
+            format!(
+                "cannot run workers as uid {} gid {}: {error}; start rgunicorn as root or leave --user and --group out",
+                identity.uid, identity.gid
+            )
+        })?;
+    }
+    // After the identity: whether a directory may be entered is the worker's question, not root's.
+    process::enter(&config.chdir).map_err(|error| {
+        format!("cannot enter the directory {}: {error}; check --chdir", config.chdir.display())
+    })?;
+    match signal::kill_with_parent(master) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the master is gone".to_owned()),
+        Err(error) => Err(format!("cannot ask to die with the master: {error}")),
+    }
+}
+
+/// Probe, Worker: opens each library once and creates each mounted application, in the order of the mounts.
+///
+/// # Errors
+/// The first that cannot be opened or created.
+pub fn create_applications(
+    runtime: &'static Runtime,
+    place: impl Fn(&Path) -> PathBuf + Copy,
+) -> Result<Vec<AppHandle<'static>>, PluginError> {
+    let generation = runtime.generation();
+    let mut libraries = Vec::with_capacity(generation.apps.len());
+    for image in &generation.apps {
+        runtime.slot().set_stage(&format!("loading {}", image.original.display()));
+        libraries.push(AppPlugin::open(image, place)?);
+    }
+    let mut apps = Vec::with_capacity(generation.mounts.len());
+    for (index, mount) in generation.mounts.iter().enumerate() {
+        let image = &generation.apps[mount.image];
+        runtime.slot().set_stage(&format!("creating {}:{}", image.original.display(), mount.name));
+        apps.push(libraries[mount.image].create(
+            image,
+            &mount.name,
+            plugin::app_host(runtime.facts(index)),
+        )?);
+    }
+    Ok(apps)
+}
+
+/// Where an image can be opened: its file, or the master's descriptor of it. The number stays in use as long as the
+/// process lives, so that the loader, which remembers paths, never takes one image for another.
+fn present(copy: &Path, open: &[(PathBuf, i32)]) -> PathBuf {
+    let descriptor = open.iter().find(|(image, _)| image == copy).map(|(_, fd)| fd);
+    match descriptor {
+        Some(fd) if !copy.exists() => format!("/proc/self/fd/{fd}").into(),
+        _ => copy.to_owned(),
+    }
+}
+
+fn mounts(generation: &Generation, apps: &[AppHandle<'static>]) -> Vec<MountParts> {
+    generation
+        .mounts
+        .iter()
+        .zip(apps)
+        .map(|(mount, app)| MountParts {
+            prefix: Bytes::new(Box::leak(mount.prefix.clone().into_boxed_str()).as_bytes()),
+            app: app.object(),
+        })
+        .collect()
+}
+
+/// Where each image lies in memory, so that the master can name the library behind a faulting address.
+fn publish_load_ranges(slot: &SlotWriter, generation: &Generation) {
+    // Without /proc a crash is reported without its library.
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    for (index, image) in generation.images().enumerate() {
+        let copy = image.copy.to_string_lossy();
+        let mut range: Option<(u64, u64)> = None;
+        for line in maps.lines().filter(|line| line.ends_with(copy.as_ref())) {
+            let Some((start, end)) = line.split(' ').next().and_then(|span| span.split_once('-')) else {
+                continue;
+            };
+            let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else {
+                continue;
+            };
+            range = Some(range.map_or((start, end), |(low, high)| (low.min(start), high.max(end))));
+        }
+        if let Some((start, end)) = range {
+            slot.add_load_range(start, end, index);
+        }
+    }
+}
