@@ -1,0 +1,170 @@
+//! The programs under test: built once for a test run, the broken ones included.
+//!
+//! Owns the calls of cargo, and where the results lie. Everything is built by the toolchain and
+//! in the profile of the running test. What a newcomer would get wrong: each test file is a process of its own, and
+//! several may run at a time, so a file lock lets one of them build, and a stamp tells the others of the same `cargo
+//! test` that it was done.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::getppid;
+
+/// Where everything lies.
+#[derive(Debug)]
+pub struct Programs {
+    /// Cargo's directory of the profile: the binary, and the plugins beside it.
+    built: PathBuf,
+    /// Plugins that are built in variants.
+    variants: PathBuf,
+    /// Cargo's directory of the profile for the fixtures.
+    fixtures: PathBuf,
+}
+
+/// The workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The programs, built if they are not yet.
+pub fn programs() -> &'static Programs {
+    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+    PROGRAMS.get_or_init(Programs::build)
+}
+
+impl Programs {
+    /// The server.
+    pub fn rgunicorn(&self) -> PathBuf {
+        self.built.join("rgunicorn")
+    }
+
+    /// The worker class `sync`.
+    pub fn sync(&self) -> PathBuf {
+        self.built.join("libsync.so")
+    }
+
+    /// The application that a newcomer copies.
+    pub fn hello(&self) -> PathBuf {
+        self.built.join("libhello.so")
+    }
+
+    /// The test application that says it is of version 1 or 2.
+    pub fn inspect(&self, version: u32) -> PathBuf {
+        match version {
+            1 => self.built.join("libinspect.so"),
+            2 => self.variants.join("libinspect_v2.so"),
+            other => panic!("inspect is built as version 1 and 2, not {other}"),
+        }
+    }
+
+    /// An application of a version of the interface that no server knows.
+    pub fn bad_abi(&self) -> PathBuf {
+        self.variants.join("libinspect_badabi.so")
+    }
+
+    /// A plugin of the workspace in `tests/fixtures`: `exchange` for `libfx_exchange.so`.
+    pub fn fixture(&self, name: &str) -> PathBuf {
+        self.fixtures.join(format!("libfx_{name}.so"))
+    }
+
+    /// Fixtures built by the nightly toolchain; none if there is no such toolchain here.
+    pub fn nightly_fixtures(&self, packages: &[&str]) -> Option<PathBuf> {
+        let rustup = |words: &[&str]| {
+            let mut command = Command::new("rustup");
+            command.args(["run", "nightly"]).args(words).current_dir(ROOT).env_remove("RUSTUP_TOOLCHAIN");
+            command
+        };
+        let there = rustup(&["rustc", "--version"]).stdin(Stdio::null()).output();
+        if !there.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let target = self.variants.parent()?.join("nightly");
+        let mut command = rustup(&["cargo", "build", "--manifest-path", "tests/fixtures/Cargo.toml"]);
+        command.env("CARGO_TARGET_DIR", &target);
+        for package in packages {
+            command.args(["--package", &format!("rgunicorn-fixture-{package}")]);
+        }
+        run(&mut command);
+        Some(target.join("debug"))
+    }
+
+    fn build() -> Self {
+        let test = std::env::current_exe().expect("a test has a file");
+        // target/PROFILE/deps/boot-0123456789abcdef
+        let built = test.ancestors().nth(2).expect("cargo's layout").to_owned();
+        let profile = built.file_name().and_then(OsStr::to_str).expect("a profile").to_owned();
+        let target = built.parent().expect("a target directory").to_owned();
+        let ours = target.join("rgunicorn-tests");
+        let variants = ours.join(&profile);
+        fs::create_dir_all(&variants).expect("a directory below target");
+        let lock = File::create(ours.join("lock")).expect("a lock file");
+        let _locked = Flock::lock(lock, FlockArg::LockExclusive).expect("the lock");
+        let other = ours.join("build");
+        let programs = Self { built, variants, fixtures: other.join(&profile) };
+        let stamp = programs.variants.join("stamp");
+        let run = test_run();
+        if run.is_none() || fs::read_to_string(&stamp).ok() != run {
+            programs.build_all(&profile, &target, &other);
+            fs::write(&stamp, run.unwrap_or_default()).expect("the stamp");
+        }
+        programs
+    }
+
+    fn build_all(&self, profile: &str, target: &Path, other: &Path) {
+        cargo(profile, target, &["--workspace", "--exclude", "rgunicorn-tests", "--exclude", "xtask"], &[]);
+        let inspect = &["--package", "rgunicorn-example-inspect"];
+        for (variable, value, name) in
+            [("INSPECT_VERSION", "2", "libinspect_v2.so"), ("INSPECT_BAD_ABI", "1", "libinspect_badabi.so")]
+        {
+            cargo(profile, other, inspect, &[(variable, value)]);
+            copy(&other.join(profile).join("libinspect.so"), &self.variants.join(name));
+        }
+        cargo(profile, other, &["--manifest-path", "tests/fixtures/Cargo.toml"], &[]);
+    }
+}
+
+/// What is the same for all test processes of one `cargo test`, and for no other: the process id of cargo, and when
+/// it began. None if something else has started this process.
+fn test_run() -> Option<String> {
+    let parent = getppid();
+    let stat = fs::read_to_string(format!("/proc/{parent}/stat")).ok()?;
+    let (name, after) = stat.rsplit_once(')')?;
+    let begun = after.split_ascii_whitespace().nth(19)?;
+    name.ends_with("(cargo").then(|| format!("{parent} {begun}"))
+}
+
+fn cargo(profile: &str, target: &Path, what: &[&str], variables: &[(&str, &str)]) {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let mut command = Command::new(cargo);
+    command.arg("build").args(what).current_dir(ROOT);
+    match profile {
+        "debug" => {}
+        "release" => {
+            command.arg("--release");
+        }
+        other => {
+            command.args(["--profile", other]);
+        }
+    }
+    command.env("CARGO_TARGET_DIR", target).env_remove("INSPECT_VERSION").env_remove("INSPECT_BAD_ABI");
+    run(command.envs(variables.iter().copied()));
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Another test process may be reading the old file.
+fn copy(from: &Path, to: &Path) {
+    let temporary = to.with_extension("new");
+    fs::copy(from, &temporary).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    fs::rename(&temporary, to).expect("a rename within a directory");
+}

@@ -1,0 +1,54 @@
+//! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`.
+//!
+//! Owns no logic of the server: it builds and starts what a reader of the README would. What a newcomer would get
+//! wrong: the server replaces this program (execve(2)), so that Ctrl-C and `kill` reach it without a detour.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let mut words = env::args().skip(1);
+    let done = match words.next().as_deref() {
+        Some("serve") => serve(words.collect()),
+        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN]".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("xtask: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds the workspace as it is released, then becomes the server. Options that are given come last, and so win.
+fn serve(options: Vec<String>) -> Result<(), String> {
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).ok_or("this package has been moved")?;
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let built = Command::new(cargo)
+        .args(["build", "--release", "--workspace"])
+        .current_dir(root)
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if !built.success() {
+        return Err("the build failed".to_owned());
+    }
+    let program = target_directory()?.join("release/rgunicorn");
+    // Worker classes and applications given by name are searched beside the binary first.
+    let error = Command::new(&program)
+        .args(["--worker-class", "sync", "--bind", "127.0.0.1:8000"])
+        .args(options)
+        .arg("hello:app")
+        .exec();
+    Err(format!("cannot run {}: {error}", program.display()))
+}
+
+/// Where cargo has put this program, and so puts all others: the environment or a configuration may have moved it.
+fn target_directory() -> Result<PathBuf, String> {
+    let program = env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?;
+    let target = program.ancestors().nth(2).ok_or("cannot find the target directory")?;
+    Ok(target.to_owned())
+}
