@@ -1,16 +1,32 @@
-//! The access log: one line per request, in Gunicorn's format language, batched.
+//! The access log: one line per request, in Gunicorn's format language or as JSON, batched.
 //!
-//! Owns the format and its atoms, the escaping, and the batch. Does not own where lines are written without waiting
+//! Owns the formats, the atoms, the escaping, and the batch. Does not own where lines are written without waiting
 //! ([`crate::logging`]) nor when a turn of the loop ends: the caller flushes then, when idle, on USR1 and at exit.
 //!
 //! What a newcomer would get wrong: everything in a record but numbers comes from the network. Each atom's value is
 //! escaped to printable ASCII, quotes and backslashes included, so that no client can forge a field or a line.
+//!
+//! In JSON every line is an object with these keys, in this order; what is not there is null.
+//!
+//! | key | value |
+//! |---|---|
+//! | `time` | when the answer ended, UTC: `2026-11-21T06:53:12Z` |
+//! | `remote_address` | the client's; null for a Unix socket |
+//! | `user` | of basic authentication |
+//! | `method`, `target`, `protocol` | the request line; null if it could not be parsed |
+//! | `status` | a number; null if nothing was sent |
+//! | `bytes` | of the body, as sent |
+//! | `duration_us` | from a whole head to the end of the answer, in microseconds |
+//! | `referer`, `user_agent` | these fields |
+//! | `pid` | the worker's |
 
-use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 use crate::logging::sink::Sink;
 use crate::logging::{LogError, LogTarget, UtcTime};
@@ -25,6 +41,15 @@ const MONTHS: [&str; 12] =
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Format {
     parts: Vec<Part>,
+}
+
+/// What a line looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// As the operator wrote it.
+    Text(Format),
+    /// One object a line.
+    Json,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,27 +186,55 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>, const LENGTH: usize> Headers for [(N, V); L
     }
 }
 
-/// The facts of one request, all borrowed.
-#[expect(missing_debug_implementations, reason = "headers are looked up, not shown")]
-#[derive(Clone, Copy)]
-pub struct AccessRecord<'a> {
-    /// None for a Unix socket.
-    pub remote_address: Option<IpAddr>,
-    /// The name in an Authorization field, if it was looked at.
-    pub user: Option<&'a [u8]>,
+/// The first line of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLine<'a> {
     /// `GET`.
     pub method: &'a [u8],
     /// The request target as it was sent: `/a%20b?c=d`.
     pub target: &'a [u8],
     /// `HTTP/1.1`.
     pub protocol: &'a str,
-    /// The status that was sent.
+}
+
+impl RequestLine<'_> {
+    /// The path, as it was sent, also of a target that is a whole URL.
+    fn path(&self) -> &[u8] {
+        let target = &self.target[..self.mark().unwrap_or(self.target.len())];
+        let Some(authority) = target.windows(3).position(|end| end == b"://") else { return target };
+        if target.starts_with(b"/") {
+            return target;
+        }
+        let authority = &target[authority + 3..];
+        let path = authority.iter().position(|octet| *octet == b'/');
+        path.map_or(b"", |path| &authority[path..])
+    }
+
+    fn query(&self) -> &[u8] {
+        self.mark().map_or(b"", |mark| &self.target[mark + 1..])
+    }
+
+    /// Where the question mark is.
+    fn mark(&self) -> Option<usize> {
+        self.target.iter().position(|octet| *octet == b'?')
+    }
+}
+
+/// The facts of one request, all borrowed.
+#[expect(missing_debug_implementations, reason = "headers are looked up, not shown")]
+#[derive(Clone, Copy)]
+pub struct AccessRecord<'a> {
+    /// None for a Unix socket.
+    pub remote_address: Option<IpAddr>,
+    /// None if it could not be parsed.
+    pub request_line: Option<RequestLine<'a>>,
+    /// The status that was sent; 0 if none was.
     pub status: u16,
     /// Bytes of response body that were sent.
     pub bytes: u64,
     /// When the response ended.
     pub finished: SystemTime,
-    /// From the first byte of the head to the end of the response.
+    /// From a whole head to the end of the response.
     pub duration: Duration,
     /// The request's fields.
     pub request_headers: &'a dyn Headers,
@@ -192,14 +245,14 @@ pub struct AccessRecord<'a> {
 /// Worker: an open access log.
 #[derive(Debug)]
 pub struct AccessLog {
-    format: Format,
+    layout: Layout,
     sink: Sink,
     target: LogTarget,
     owner: Option<(u32, u32)>,
     /// Whole lines that are not written yet.
     batch: Vec<u8>,
     pid: u32,
-    /// The last second that was formatted, as `[21/Nov/2026:06:53:12 +0000]`.
+    /// The last second that was formatted, as its layout has it.
     second: (u64, String),
     dropped: u64,
 }
@@ -210,10 +263,14 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(target: &LogTarget, format: Format, owner: Option<(u32, u32)>) -> Result<Self, LogError> {
+    pub fn open(target: &LogTarget, layout: Layout, owner: Option<(u32, u32)>) -> Result<Self, LogError> {
         let sink = Sink::open(target, io::stdout().as_fd(), owner)?;
+        let layout = match layout {
+            Layout::Text(format) => Layout::Text(with_environment(format)),
+            Layout::Json => Layout::Json,
+        };
         Ok(Self {
-            format: with_environment(format),
+            layout,
             sink,
             target: target.clone(),
             owner,
@@ -228,12 +285,21 @@ impl AccessLog {
     pub fn write(&mut self, record: &AccessRecord<'_>) {
         let second = record.finished.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         if self.second.0 != second || self.second.1.is_empty() {
-            self.second = (second, clock(record.finished));
+            let text = match self.layout {
+                Layout::Text(_) => clock(record.finished),
+                Layout::Json => json_clock(record.finished),
+            };
+            self.second = (second, text);
         }
-        for part in &self.format.parts {
-            match part {
-                Part::Literal(text) => self.batch.extend_from_slice(text.as_bytes()),
-                Part::Atom(atom) => append(&mut self.batch, atom, record, &self.second.1, self.pid),
+        match &self.layout {
+            Layout::Json => append_json(&mut self.batch, record, &self.second.1, self.pid),
+            Layout::Text(format) => {
+                for part in &format.parts {
+                    match part {
+                        Part::Literal(text) => self.batch.extend_from_slice(text.as_bytes()),
+                        Part::Atom(atom) => append(&mut self.batch, atom, record, &self.second.1, self.pid),
+                    }
+                }
             }
         }
         self.batch.push(b'\n');
@@ -297,30 +363,30 @@ fn clock(time: SystemTime) -> String {
 
 fn append(line: &mut Vec<u8>, atom: &Atom, record: &AccessRecord<'_>, clock: &str, pid: u32) {
     let duration = record.duration;
-    let (path, query) = match record.target.iter().position(|byte| *byte == b'?') {
-        Some(mark) => (&record.target[..mark], &record.target[mark + 1..]),
-        None => (record.target, &[][..]),
-    };
+    let first = record.request_line.as_ref();
     match atom {
         Atom::RemoteAddress => match record.remote_address {
             Some(address) => number(line, address),
             None => line.push(b'-'),
         },
         Atom::Dash => line.push(b'-'),
-        Atom::User => escape(line, record.user),
+        Atom::User => escape(line, user(record.request_headers).as_deref()),
         Atom::Time => line.extend_from_slice(clock.as_bytes()),
         Atom::RequestLine => {
-            escape(line, Some(record.method));
-            line.push(b' ');
-            escape(line, Some(record.target));
-            line.push(b' ');
-            escape(line, Some(record.protocol.as_bytes()));
+            escape(line, first.map(|first| first.method));
+            if let Some(first) = first {
+                line.push(b' ');
+                escape(line, Some(first.target));
+                line.push(b' ');
+                escape(line, Some(first.protocol.as_bytes()));
+            }
         }
+        Atom::Status if record.status == 0 => line.push(b'-'),
         Atom::Status => number(line, record.status),
-        Atom::Method => escape(line, Some(record.method)),
-        Atom::Path => escape(line, Some(path)),
-        Atom::Query => escape(line, Some(query)),
-        Atom::Protocol => escape(line, Some(record.protocol.as_bytes())),
+        Atom::Method => escape(line, first.map(|first| first.method)),
+        Atom::Path => escape(line, first.map(RequestLine::path)),
+        Atom::Query => escape(line, first.map(RequestLine::query)),
+        Atom::Protocol => escape(line, first.map(|first| first.protocol.as_bytes())),
         Atom::Bytes => number(line, record.bytes),
         Atom::Referer => escape(line, record.request_headers.field("referer")),
         Atom::UserAgent => escape(line, record.request_headers.field("user-agent")),
@@ -338,17 +404,93 @@ fn append(line: &mut Vec<u8>, atom: &Atom, record: &AccessRecord<'_>, clock: &st
     }
 }
 
+/// The keys are documented at the head of this file.
+fn append_json(line: &mut Vec<u8>, record: &AccessRecord<'_>, clock: &str, pid: u32) {
+    let first = record.request_line.as_ref();
+    let address = record.remote_address.map(|address| address.to_string());
+    let user = user(record.request_headers);
+    let texts: [(&str, Option<&[u8]>); 6] = [
+        ("time", Some(clock.as_bytes())),
+        ("remote_address", address.as_deref().map(str::as_bytes)),
+        ("user", user.as_deref()),
+        ("method", first.map(|first| first.method)),
+        ("target", first.map(|first| first.target)),
+        ("protocol", first.map(|first| first.protocol.as_bytes())),
+    ];
+    let status = Some(record.status).filter(|status| *status != 0).map(u128::from);
+    let numbers = [
+        ("status", status),
+        ("bytes", Some(record.bytes.into())),
+        ("duration_us", Some(record.duration.as_micros())),
+    ];
+    line.push(b'{');
+    for (key, text) in texts {
+        json_text(line, key, text);
+    }
+    for (key, value) in numbers {
+        match value {
+            Some(value) => number(line, format_args!("\"{key}\": {value}, ")),
+            None => number(line, format_args!("\"{key}\": null, ")),
+        }
+    }
+    json_text(line, "referer", record.request_headers.field("referer"));
+    json_text(line, "user_agent", record.request_headers.field("user-agent"));
+    number(line, format_args!("\"pid\": {pid}}}"));
+}
+
+/// `"key": "value", `; each octet that is not printable ASCII as the character of Latin-1 with its number, so that a
+/// line is valid whatever a client sends.
+fn json_text(line: &mut Vec<u8>, key: &str, value: Option<&[u8]>) {
+    number(line, format_args!("\"{key}\": "));
+    let Some(value) = value else {
+        line.extend_from_slice(b"null, ");
+        return;
+    };
+    line.push(b'"');
+    for octet in value {
+        match octet {
+            b'"' | b'\\' => line.extend_from_slice(&[b'\\', *octet]),
+            b' '..=b'~' => line.push(*octet),
+            _ => {
+                line.extend_from_slice(b"\\u00");
+                line.extend_from_slice(&hex(*octet));
+            }
+        }
+    }
+    line.extend_from_slice(b"\", ");
+}
+
+fn json_clock(time: SystemTime) -> String {
+    let UtcTime { year, month, day, hour, minute, second } = UtcTime::from(time);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The name in a field `Authorization: Basic …`, if there is one that can be read. Nobody has checked it.
+fn user(request_headers: &dyn Headers) -> Option<Vec<u8>> {
+    let field = request_headers.field("authorization")?;
+    let (scheme, credentials) = field.split_at_checked("Basic ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let mut decoded = BASE64_STANDARD.decode(credentials.trim_ascii()).ok()?;
+    let colon = decoded.iter().position(|octet| *octet == b':')?;
+    decoded.truncate(colon);
+    (colon != 0).then_some(decoded)
+}
+
+fn hex(octet: u8) -> [u8; 2] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    [HEX[usize::from(octet >> 4)], HEX[usize::from(octet & 15)]]
+}
+
 /// Our own values need no escaping.
 fn number(line: &mut Vec<u8>, value: impl std::fmt::Display) {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write!(text, "{value}");
-    line.extend_from_slice(text.as_bytes());
+    // Writing to a Vec cannot fail.
+    let _ = write!(line, "{value}");
 }
 
 /// Printable ASCII as it is, `"` and `\` with a backslash, everything else as `\xHH`; '-' for what is not there.
 fn escape(line: &mut Vec<u8>, value: Option<&[u8]>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let Some(value) = value else {
         line.push(b'-');
         return;
@@ -357,12 +499,10 @@ fn escape(line: &mut Vec<u8>, value: Option<&[u8]>) {
         match byte {
             b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
             b' '..=b'~' => line.push(*byte),
-            _ => line.extend_from_slice(&[
-                b'\\',
-                b'x',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]),
+            _ => {
+                line.extend_from_slice(b"\\x");
+                line.extend_from_slice(&hex(*byte));
+            }
         }
     }
 }
@@ -379,10 +519,7 @@ mod tests {
     fn record() -> AccessRecord<'static> {
         AccessRecord {
             remote_address: Some("127.0.0.1".parse().unwrap()),
-            user: None,
-            method: b"GET",
-            target: b"/a%20b?c=d",
-            protocol: "HTTP/1.1",
+            request_line: Some(RequestLine { method: b"GET", target: b"/a%20b?c=d", protocol: "HTTP/1.1" }),
             status: 200,
             bytes: 42,
             finished: UNIX_EPOCH + Duration::from_secs(1_795_243_992),
@@ -394,9 +531,17 @@ mod tests {
 
     /// What a log with this format writes for these records.
     fn written(format: &str, records: &[AccessRecord<'_>]) -> String {
+        written_as(text(format), records)
+    }
+
+    fn text(format: &str) -> Layout {
+        Layout::Text(Format::parse(format).unwrap())
+    }
+
+    fn written_as(layout: Layout, records: &[AccessRecord<'_>]) -> String {
         let temp = TempDir::new("access");
         let target = LogTarget::File(temp.join("log"));
-        let mut log = AccessLog::open(&target, Format::parse(format).unwrap(), None).unwrap();
+        let mut log = AccessLog::open(&target, layout, None).unwrap();
         for record in records {
             log.write(record);
         }
@@ -428,8 +573,101 @@ mod tests {
 
     #[test]
     fn a_unix_client_has_no_address() {
-        let record = AccessRecord { remote_address: None, user: Some(b"jo e"), ..record() };
-        assert_eq!(written("%(h)s %(u)s", &[record]), "- jo e\n");
+        let record = AccessRecord { remote_address: None, ..record() };
+        assert_eq!(written("%(h)s", &[record]), "-\n");
+    }
+
+    #[test]
+    fn the_user_is_the_name_of_basic_authentication() {
+        for (field, expected) in [
+            (&b"Basic am8gZTpzZWNyZXQ="[..], "jo e"),
+            (b"bAsIc am8gZTpzOnQ= ", "jo e"),
+            (b"Basic ImoKOng=", "\\\"j\\x0a"),
+            (b"Basic OnNlY3JldA==", "-"),
+            (b"Basic am8=", "-"),
+            (b"Basic ~~~", "-"),
+            (b"Basic", "-"),
+            (b"Bearer am8gZTpzZWNyZXQ=", "-"),
+            (b"B\xc3\xa4sic am8gZTpzZWNyZXQ=", "-"),
+        ] {
+            let headers = [("Authorization", field)];
+            let record = AccessRecord { request_headers: &headers, ..record() };
+            assert_eq!(written("%(u)s", &[record]), format!("{expected}\n"), "{field:?}");
+        }
+        assert_eq!(written("%(u)s", &[record()]), "-\n");
+    }
+
+    #[test]
+    fn what_could_not_be_parsed_has_a_line_too() {
+        let default = crate::settings::find("access_log_format").unwrap().default.unwrap();
+        let none: [(&str, &[u8]); 0] = [];
+        let refused =
+            AccessRecord { request_line: None, status: 400, bytes: 11, request_headers: &none, ..record() };
+        assert_eq!(
+            written(default, &[refused]),
+            "127.0.0.1 - - [21/Nov/2026:06:53:12 +0000] \"-\" 400 11 \"-\" \"-\"\n"
+        );
+        let gone = AccessRecord { status: 0, bytes: 0, ..refused };
+        assert_eq!(written("%(m)s %(U)s %(q)s %(H)s %(s)s %(b)s", &[gone]), "- - - - - 0\n");
+    }
+
+    #[test]
+    fn the_path_of_a_whole_url_is_its_path() {
+        for (target, path, query) in [
+            ("http://h:80/a/b?c=d://e", "/a/b", "c=d://e"),
+            ("http://h?q", "", "q"),
+            ("/a://b", "/a://b", ""),
+            ("*", "*", ""),
+            ("h:443", "h:443", ""),
+            ("/?", "/", ""),
+        ] {
+            let line = RequestLine { method: b"GET", target: target.as_bytes(), protocol: "HTTP/1.1" };
+            let record = AccessRecord { request_line: Some(line), ..record() };
+            assert_eq!(written("%(U)s %(q)s", &[record]), format!("{path} {query}\n"), "{target}");
+        }
+    }
+
+    #[test]
+    fn json_has_the_documented_keys_in_their_order() {
+        let pid = std::process::id();
+        assert_eq!(
+            written_as(Layout::Json, &[record()]),
+            format!(
+                "{{\"time\": \"2026-11-21T06:53:12Z\", \"remote_address\": \"127.0.0.1\", \"user\": null, \
+                 \"method\": \"GET\", \"target\": \"/a%20b?c=d\", \"protocol\": \"HTTP/1.1\", \"status\": 200, \
+                 \"bytes\": 42, \"duration_us\": 2001234, \"referer\": \"http://r/\", \"user_agent\": \"curl/8\", \
+                 \"pid\": {pid}}}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn json_is_valid_whatever_a_client_sends() {
+        let all: Vec<u8> = (0..=255).collect();
+        let headers = [("User-Agent", &all), ("Referer", &all)];
+        let line = RequestLine { method: &all, target: &all, protocol: "HTTP/1.1" };
+        let wild = AccessRecord {
+            remote_address: None,
+            request_line: Some(line),
+            status: 0,
+            request_headers: &headers,
+            ..record()
+        };
+        let none = AccessRecord { request_line: None, ..wild };
+        let written = written_as(Layout::Json, &[wild, none]);
+        let lines: Vec<serde_json::Value> =
+            written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let latin: String = all.iter().map(|octet| char::from(*octet)).collect();
+        for key in ["method", "target", "referer", "user_agent"] {
+            assert_eq!(lines[0][key], serde_json::Value::String(latin.clone()), "{key}");
+        }
+        for key in ["remote_address", "user", "status"] {
+            assert!(lines[0][key].is_null(), "{key}");
+        }
+        for key in ["method", "target", "protocol"] {
+            assert!(lines[1][key].is_null(), "{key}");
+        }
+        assert_eq!(lines.len(), 2);
     }
 
     #[test]
@@ -458,8 +696,8 @@ mod tests {
         let temp = TempDir::new("access");
         let path = temp.join("log");
         let size = || std::fs::metadata(&path).unwrap().len();
-        let format = Format::parse(&"x".repeat(1023)).unwrap();
-        let mut log = AccessLog::open(&LogTarget::File(path.clone()), format, None).unwrap();
+        let layout = text(&"x".repeat(1023));
+        let mut log = AccessLog::open(&LogTarget::File(path.clone()), layout, None).unwrap();
         for _ in 0..16 {
             log.write(&record());
         }
@@ -475,8 +713,7 @@ mod tests {
     fn reopening_splits_between_lines() {
         let temp = TempDir::new("access");
         let (path, moved) = (temp.join("log"), temp.join("log.1"));
-        let mut log =
-            AccessLog::open(&LogTarget::File(path.clone()), Format::parse("%(s)s").unwrap(), None).unwrap();
+        let mut log = AccessLog::open(&LogTarget::File(path.clone()), text("%(s)s"), None).unwrap();
         log.write(&record());
         std::fs::rename(&path, &moved).unwrap();
         log.reopen().unwrap();
@@ -488,8 +725,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted() {
-        let mut log =
-            AccessLog::open(&LogTarget::File("/dev/full".into()), Format::parse("x").unwrap(), None).unwrap();
+        let mut log = AccessLog::open(&LogTarget::File("/dev/full".into()), text("x"), None).unwrap();
         log.write(&record());
         log.write(&record());
         log.flush();

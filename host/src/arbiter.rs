@@ -259,7 +259,7 @@ impl Arbiter {
             };
         }
         if let Some(request) = view.current_request() {
-            let _ = write!(text, ", in {request} for {:.1} s", request.age().as_secs_f64());
+            let _ = write!(text, ", in {}", request.account());
         }
         text
     }
@@ -390,7 +390,7 @@ impl Arbiter {
         if view.is_ready() {
             let doing = view.current_request().map_or_else(
                 || format!(" while {}", view.stage()),
-                |request| format!(" in {request} for {:.1} s", request.age().as_secs_f64()),
+                |request| format!(" in {}", request.account()),
             );
             logging::critical(format_args!("WORKER TIMEOUT (pid:{pid}){doing}"));
         } else {
@@ -405,7 +405,8 @@ impl Arbiter {
         let Some(child) = self.children.get(&pid.as_raw()) else { return };
         if child.told == Command::Drain && self.stopping != Some(Stopping::Quick) {
             let view = self.scoreboard.view(child.slot);
-            let doing = view.current_request().map(|request| format!(", in {request}")).unwrap_or_default();
+            let doing = view.current_request().map(|request| format!(", in {}", request.account()));
+            let doing = doing.unwrap_or_default();
             log::warn!("Worker (pid:{pid}) did not leave within graceful_timeout{doing}: it must leave now");
         }
         self.tell(pid, Command::Halt, 0);

@@ -56,6 +56,8 @@ pub struct Given {
 pub enum Origin {
     /// Nowhere: the default from the table.
     Default,
+    /// In an environment variable that stands in for the default.
+    Variable(&'static str),
     /// In a file.
     File {
         /// Which file.
@@ -73,6 +75,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("by default"),
+            Self::Variable(name) => write!(f, "in {name}"),
             Self::File { path, line } => write!(f, "in {} line {line}", path.display()),
             Self::CommandArgs => f.write_str("in RGUNICORN_CMD_ARGS"),
             Self::CommandLine => f.write_str("on the command line"),
@@ -91,11 +94,12 @@ impl Values {
         self.given.insert(setting.name, Given { value, origin });
     }
 
-    /// Lays `stronger` over these values. Each of its values replaces ours, lists as a whole; only options of the
-    /// worker class are replaced one by one, since each is a setting of its own.
+    /// Lays `stronger` over these values. Each of its values replaces ours, lists and tables as a whole; only options
+    /// of the worker class are replaced one by one, since each is a setting of its own.
     pub fn overlay(&mut self, stronger: Self) {
         for (name, mut given) in stronger.given {
-            if let Value::Options(ours) = &mut given.value
+            if name == "worker_options"
+                && let Value::Options(ours) = &mut given.value
                 && let Some(Given { value: Value::Options(weaker), .. }) = self.given.get(name)
             {
                 for (option, value) in weaker {
@@ -232,6 +236,9 @@ fn argument(setting: &'static Setting) -> Arg {
             kind if kind.is_repeatable() => ArgAction::Append,
             _ => ArgAction::Set,
         });
+    if let Kind::ChoiceOrFlag(_) = setting.kind {
+        argument = argument.num_args(0..=1).default_missing_value("true");
+    }
     if setting.kind != Kind::Flag {
         argument = argument.value_name(match setting.name {
             "application" => "APP",
@@ -375,6 +382,18 @@ mod tests {
             (&["--access-logformat", "%(h)s"], "access_log_format", "%(h)s"),
             (&["--limit-request-field_size", "9"], "limit_request_field_size", "9"),
             (&["--worker-option", "a=1", "--worker-option", "a=2"], "worker_options", "a=2"),
+            (&["--forwarded-allow-ips", "10.0.0.0/8,::1"], "forwarded_allow_ips", "10.0.0.0/8,::1"),
+            (&["--forwarder-headers", "REMOTE_USER"], "forwarder_headers", "REMOTE_USER"),
+            (&["--proxy-protocol", "v2", "a.so"], "proxy_protocol", "v2"),
+            (&["a.so", "--proxy-protocol"], "proxy_protocol", "auto"),
+            (&["--proxy-protocol", "-w", "2", "a.so"], "proxy_protocol", "auto"),
+            (&["--proxy-allow-from", "*"], "proxy_allow_ips", "*"),
+            (&["--header-map", "refuse"], "header_map", "refuse"),
+            (&["--permit-obsolete-folding"], "permit_obsolete_folding", "true"),
+            (&["--strip-header-spaces"], "strip_header_spaces", "true"),
+            (&["--permit-unconventional-http-method"], "permit_unconventional_http_method", "true"),
+            (&["--permit-unconventional-http-version"], "permit_unconventional_http_version", "true"),
+            (&["--casefold-http-method"], "casefold_http_method", "true"),
             (&["hello.so:app"], "application", "hello.so:app"),
             (&["-w", "1", "--", "hello.so"], "application", "hello.so"),
             (&["inspect:app"], "application", "inspect:app"),

@@ -23,6 +23,7 @@ mod address;
 mod file;
 mod identity;
 mod plugin_ref;
+mod proxies;
 mod words;
 
 pub use address::{BindAddress, BindKind};
@@ -78,8 +79,9 @@ impl Sources {
             .iter()
             .filter_map(|setting| setting.default_from)
             .filter_map(|(name, _)| std::env::var(name).ok().map(|value| (name.to_owned(), value)))
-            // An empty variable is how a shell unsets one for a single command.
-            .filter(|(_, value)| !value.is_empty())
+            // An empty variable is how a shell unsets one for a single command. An empty list of trusted peers is one:
+            // it trusts nobody.
+            .filter(|(name, value)| !value.is_empty() || name == "FORWARDED_ALLOW_IPS")
             .collect();
         Ok(Self {
             argv,
@@ -219,6 +221,8 @@ pub struct Config {
     pub accesslog: Option<LogTarget>,
     /// Known to be sound.
     pub access_log_format: String,
+    /// JSON instead of `access_log_format`.
+    pub access_log_json: bool,
     /// The workers' directory; absolute.
     pub chdir: PathBuf,
     /// Every setting that has a value, by name, as typed or by default.
@@ -276,16 +280,9 @@ impl Config {
         names.sort_unstable();
         for name in names {
             match self.settings.get(name) {
-                Some(Value::Options(_)) => {}
                 Some(value) => writeln!(writer, "{name} = {}", toml_text(value))?,
                 None => writeln!(writer, "# {name} is not set")?,
             }
-        }
-        if !self.worker_options.is_empty() {
-            writeln!(writer, "\n[worker_options]")?;
-        }
-        for (name, value) in &self.worker_options {
-            writeln!(writer, "{} = {}", toml_string(name), toml_string(value))?;
         }
         for (name, settings) in &self.application_settings {
             writeln!(writer, "\n[app.{}]", toml_string(name))?;
@@ -316,9 +313,13 @@ fn toml_text(value: &Value) -> String {
             let list: Vec<String> = list.iter().map(|text| toml_string(text)).collect();
             format!("[{}]", list.join(", "))
         }
-        Value::Integer(_) | Value::Seconds(_) | Value::Mode(_) | Value::Flag(_) | Value::Options(_) => {
-            value.to_text()
+        Value::Options(options) => {
+            let pair =
+                |(name, value): (&String, &String)| format!("{} = {}", toml_string(name), toml_string(value));
+            let pairs: Vec<String> = options.iter().map(pair).collect();
+            format!("{{ {} }}", pairs.join(", "))
         }
+        Value::Integer(_) | Value::Seconds(_) | Value::Mode(_) | Value::Flag(_) => value.to_text(),
     }
 }
 
@@ -379,8 +380,12 @@ fn defaults(sources: &Sources) -> Result<Values, ConfigError> {
         let default = setting
             .default_value(variable)
             .map_err(|why| ConfigError::Settings(format!("cannot use the environment: {why}")))?;
+        let origin = match setting.default_from {
+            Some((name, _)) if sources.default_variables.contains_key(name) => Origin::Variable(name),
+            _ => Origin::Default,
+        };
         if let Some(value) = default {
-            values.set(setting, value, Origin::Default);
+            values.set(setting, value, origin);
         }
     }
     Ok(values)
@@ -408,10 +413,8 @@ fn resolve(
     let access_log_format = resolver.text("access_log_format").unwrap_or_default();
     crate::access_log::Format::parse(&access_log_format)
         .map_err(|error| resolver.fail("access_log_format", &error.to_string()))?;
-    let worker_options = match values.get("worker_options").map(|given| &given.value) {
-        Some(Value::Options(options)) => options.clone(),
-        _ => BTreeMap::new(),
-    };
+    resolver.check_proxies()?;
+    let worker_options = resolver.options("worker_options").cloned().unwrap_or_default();
     let identity = Identity::resolve(resolver.text("user").as_deref(), resolver.text("group").as_deref())
         .map_err(ConfigError::Settings)?;
     let bind = resolver.bind()?;
@@ -419,7 +422,7 @@ fn resolve(
     let mut mounts = resolver.mounts(&search)?;
     place_application_settings(&mut mounts, &applications, file.as_deref())?;
     let worker_class = search
-        .worker_class(&resolver.text("worker_class").unwrap_or_default())
+        .worker_class(&resolver.text("worker_class").unwrap_or_default(), resolver.integer("threads"))
         .map_err(ConfigError::WorkerClass)?;
 
     let mut settings: BTreeMap<String, Value> = values
@@ -467,6 +470,7 @@ fn resolve(
         errorlog: resolver.log_target("errorlog").unwrap_or(LogTarget::Standard),
         accesslog: resolver.log_target("accesslog"),
         access_log_format,
+        access_log_json: resolver.flag("access_log_json"),
         chdir: resolver.directory.clone(),
         settings,
         application_settings: applications
@@ -501,6 +505,28 @@ impl Resolver<'_> {
         }
     }
 
+    fn options(&self, name: &str) -> Option<&BTreeMap<String, String>> {
+        match &self.values.get(name)?.value {
+            Value::Options(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    fn check_proxies(&self) -> Result<(), ConfigError> {
+        for (name, check) in [
+            ("forwarded_allow_ips", proxies::check_peers as fn(&str) -> _),
+            ("proxy_allow_ips", proxies::check_peers),
+            ("forwarder_headers", proxies::check_field_names),
+        ] {
+            self.list(name).iter().try_for_each(|text| check(text)).map_err(|why| self.fail(name, &why))?;
+        }
+        let name = "secure_scheme_headers";
+        let mut fields = self.options(name).into_iter().flatten();
+        fields
+            .try_for_each(|(field, value)| proxies::check_scheme_header(field, value))
+            .map_err(|why| self.fail(name, &why))
+    }
+
     /// The table's default and range make every integer setting present and small enough for its field.
     fn integer<T: TryFrom<u64>>(&self, name: &str) -> T {
         let value = self.values.get(name).map(|given| &given.value);
@@ -509,6 +535,10 @@ impl Resolver<'_> {
             unreachable!("{name} is wider in the table than in Config")
         };
         number
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        matches!(self.values.get(name).map(|given| &given.value), Some(Value::Flag(true)))
     }
 
     fn mode(&self, name: &str) -> u32 {
@@ -782,6 +812,34 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_scheme_headers_replaces_the_default_whole() {
+        let fixture = Fixture::new();
+        let standard = "X-FORWARDED-PROTO=https,X-FORWARDED-PROTOCOL=ssl,X-FORWARDED-SSL=on";
+        assert_eq!(fixture.load(&["x.so"]).setting_text("secure_scheme_headers").unwrap(), standard);
+        fixture.file(DEFAULT_FILE, "proxy_protocol = true\n[secure_scheme_headers]\nX-HTTPS = 1\n");
+        let config = fixture.load(&["x.so"]);
+        assert_eq!(config.setting_text("secure_scheme_headers").unwrap(), "X-HTTPS=1");
+        assert_eq!(config.setting_text("proxy_protocol").unwrap(), "auto");
+        let config = fixture.load(&["x.so", "--secure-scheme-header", "X-TLS=on"]);
+        assert_eq!(config.setting_text("secure_scheme_headers").unwrap(), "X-TLS=on");
+    }
+
+    #[test]
+    fn an_empty_variable_trusts_no_peer() {
+        let fixture = Fixture::new();
+        let mut sources = fixture.sources(&["x.so"]);
+        sources.default_variables = BTreeMap::from([("FORWARDED_ALLOW_IPS".to_owned(), String::new())]);
+        let config = Config::load(&sources).unwrap();
+        assert_eq!(config.setting_text("forwarded_allow_ips").unwrap(), "");
+        assert_eq!(config.setting_text("proxy_allow_ips").unwrap(), "127.0.0.1,::1");
+        sources.default_variables = BTreeMap::from([("FORWARDED_ALLOW_IPS".to_owned(), "proxy".to_owned())]);
+        let error = Config::load(&sources).unwrap_err().to_string();
+        let expected =
+            "cannot use the setting 'forwarded_allow_ips' in FORWARDED_ALLOW_IPS: 'proxy' is no address";
+        assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[test]
     fn the_file_can_be_named_in_either_place() {
         let fixture = Fixture::new();
         fixture.file("a.toml", "workers = 2");
@@ -814,6 +872,7 @@ mod tests {
         let fixture = Fixture::new();
         let found = |line: &[&str]| fixture.load(line).worker_class.file;
         assert_eq!(found(&["x.so", "-k", "gthread"]), fixture.temp.join("bin/plugins/libthreaded.so"));
+        assert_eq!(found(&["x.so", "--threads", "2"]), fixture.temp.join("bin/plugins/libthreaded.so"));
         assert_eq!(found(&["x.so", "--plugin-path", "more"]), fixture.temp.join("more/libsync.so"));
         let mut sources = fixture.sources(&["x.so"]);
         sources.plugin_path = Some("/nowhere:more".into());
@@ -861,6 +920,10 @@ mod tests {
             (&["x.so", "-u", "no-such-user"], 1, "cannot run workers as user 'no-such-user': there is no such user".to_owned()),
             (&["x.so", "--mount", "/=y.so"], 1, "cannot use the setting 'mount' on the command line: '/=y.so' mounts a second".to_owned()),
             (&["x.so", "--mount", "api=y.so"], 1, "cannot use the setting 'mount' on the command line: 'api=y.so' must have".to_owned()),
+            (&["x.so", "--forwarded-allow-ips", "proxy"], 1, "cannot use the setting 'forwarded_allow_ips' on the command line: 'proxy' is no address;".to_owned()),
+            (&["x.so", "--proxy-allow-from", "10.0.0.1/8"], 1, "cannot use the setting 'proxy_allow_ips' on the command line: '10.0.0.1/8' is an address within a network; write 10.0.0.0/8".to_owned()),
+            (&["x.so", "--forwarder-headers", "A:B"], 1, "cannot use the setting 'forwarder_headers' on the command line: 'A:B' is no name of a header field".to_owned()),
+            (&["x.so", "--secure-scheme-header", "X-A="], 1, "cannot use the setting 'secure_scheme_headers' on the command line: 'X-A=' has no value".to_owned()),
             (&["x.so", "--access-logformat", "%(zz)s"], 1, "cannot use the setting 'access_log_format' on the command line: ".to_owned()),
         ];
         for (line, code, expected) in cases {
@@ -896,6 +959,7 @@ mod tests {
         fixture.file(
             DEFAULT_FILE,
             "application = 'x.so:shop'\numask = 0o22\ntimeout = 0.5\nraw_env = ['A=\"q\"']\n[worker_options]\nt = 4\n\
+             [secure_scheme_headers]\nX-A = 'on'\n\
              [app.shop]\nname = \"a\\tb\"\n[app.shop.deep]\nlist = [{ a = 1 }, { b = 2.5 }]\n",
         );
         let config = fixture.load(&["-w", "3"]);

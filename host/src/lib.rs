@@ -12,6 +12,7 @@
 
 pub mod access_log;
 pub mod arbiter;
+pub mod balance;
 pub mod check;
 pub mod cli;
 pub mod config;

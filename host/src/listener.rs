@@ -369,6 +369,16 @@ mod tests {
         assert_ne!(listener.inode(), 0);
     }
 
+    /// Linux copies it when a handshake ends, so that no worker class need set it.
+    #[test]
+    fn an_accepted_connection_has_tcp_nodelay_from_its_listener() {
+        let listener = Listener::bind(&address("127.0.0.1:0"), 0).unwrap();
+        listener.listen(5).unwrap();
+        let _client = TcpStream::connect(tcp(&listener)).unwrap();
+        let accepted = TcpStream::from(accept_one(&listener).unwrap());
+        assert!(accepted.nodelay().unwrap());
+    }
+
     #[test]
     fn ipv6_stands_in_brackets() {
         match Listener::bind(&address("[::1]:0"), 0) {

@@ -7,9 +7,9 @@
 //! What a newcomer would get wrong: commands and signals arrive on the watch thread, not on the one that serves. A
 //! class that is stuck in an application still reports, still drains its other work, and can still be ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,18 +19,21 @@ use rgunicorn_worker_api::host::{AppHost, HostServices};
 use rgunicorn_worker_api::request::{Address, Request};
 use rgunicorn_worker_api::worker::{Record, State};
 
-use crate::access_log::{AccessLog, AccessRecord, Format, Headers};
+use crate::access_log::{AccessLog, AccessRecord, Format, Headers, Layout, RequestLine};
 use crate::config::BindKind;
 use crate::generation::Generation;
 use crate::logging;
-use crate::scoreboard::{Command, SlotWriter};
+use crate::scoreboard::{Command, SlotWriter, is_tracked, readable};
 use crate::sys::fd::{EventFd, Watch, monotonic_ns, poll};
 use crate::sys::signal::{Signal, WorkerSignals};
+use crate::sys::tcp;
+
+mod expiry;
+
+use expiry::{Expiry, age_of};
 
 /// How long a worker that was told to leave at once may take to flush its logs.
 const HALT_GRACE: Duration = Duration::from_millis(200);
-/// How long after a request's expiry a class that cannot abandon it may go on before the process ends.
-const EXPIRY_GRACE: Duration = Duration::from_secs(1);
 
 /// A listening socket as the worker inherits it.
 #[derive(Debug, Clone)]
@@ -68,11 +71,10 @@ pub struct Runtime {
     /// Requests until the worker is replaced; 0 is for ever.
     max_requests: u64,
     requests: AtomicU64,
+    /// The master was asked to replace this worker.
+    retiring: AtomicBool,
     request_timeout: Option<Duration>,
-    /// The last request that was announced as over its time.
-    announced: AtomicU64,
-    /// Requests at work by token, if there is a timeout for them.
-    at_work: Mutex<BTreeSet<u64>>,
+    expiry: Mutex<Expiry>,
     /// Tells the master that something changed on the scoreboard.
     wake_master: OnceLock<std::os::fd::OwnedFd>,
 }
@@ -129,9 +131,13 @@ impl Runtime {
         let _ = runtime.command.set(command);
         let _ = runtime.wake_master.set(wake_master);
         if let Some(target) = &runtime.generation.config.accesslog {
-            let format = Format::parse(&runtime.generation.config.access_log_format)
-                .map_err(|error| error.to_string())?;
-            let log = AccessLog::open(target, format, None).map_err(|error| error.to_string())?;
+            let config = &runtime.generation.config;
+            let layout = if config.access_log_json {
+                Layout::Json
+            } else {
+                Layout::Text(Format::parse(&config.access_log_format).map_err(|error| error.to_string())?)
+            };
+            let log = AccessLog::open(target, layout, None).map_err(|error| error.to_string())?;
             *lock(&runtime.access_log) = Some(log);
         }
         Ok(Box::leak(Box::new(runtime)))
@@ -171,8 +177,8 @@ impl Runtime {
             max_requests,
             requests: AtomicU64::new(0),
             request_timeout,
-            announced: AtomicU64::new(0),
-            at_work: Mutex::new(BTreeSet::new()),
+            retiring: AtomicBool::new(false),
+            expiry: Mutex::new(Expiry::new(request_timeout)),
             wake_master: OnceLock::new(),
             generation,
         })
@@ -219,6 +225,21 @@ impl Runtime {
     pub fn finish(&self) {
         self.finished.store(true, Ordering::Release);
         self.flush_logs();
+    }
+
+    /// Worker: whether a call is still inside an application, so that nothing may be freed under it.
+    pub fn has_abandoned_calls(&self) -> bool {
+        lock(&self.expiry).has_abandoned()
+    }
+
+    /// Asks the master for a replacement; whether this was the first time. It serves on until that is ready.
+    fn retire(&self) -> bool {
+        let first = !self.retiring.swap(true, Ordering::AcqRel);
+        if first {
+            self.slot.set_retiring();
+            self.wake_master();
+        }
+        first
     }
 
     /// The state grows, is announced, and on the way the applications are told to drain. `[any thread]`
@@ -323,6 +344,7 @@ impl Runtime {
         match command {
             Command::Wait => {}
             Command::Run => {
+                self.slot.set_serving();
                 self.go.store(true, Ordering::Release);
                 self.notify_class();
             }
@@ -349,7 +371,10 @@ impl Runtime {
         match self.slot.current_request() {
             // The master says it, in the line about the failed boot.
             _ if !self.go.load(Ordering::Acquire) => log::debug!("stuck while {}", self.slot.stage()),
-            Some(request) => log::error!("stuck for {:.1} s in {request}", request.age().as_secs_f64()),
+            Some(request) => {
+                let (age, others) = (request.age().as_secs_f64(), request.others());
+                log::error!("stuck for {age:.1} s in {request}{others}");
+            }
             None => log::error!("stuck while {}", self.slot.stage()),
         }
         self.flush_logs();
@@ -357,33 +382,38 @@ impl Runtime {
     }
 
     fn next_expiry(&self) -> Option<Instant> {
-        let timeout = self.request_timeout?;
-        let first = *lock(&self.at_work).first()?;
-        let age = Duration::from_nanos(monotonic_ns().saturating_sub(first));
-        let limit = if age >= timeout { timeout + EXPIRY_GRACE } else { timeout };
-        Some(Instant::now() + limit.saturating_sub(age))
+        self.request_timeout?;
+        let rest = lock(&self.expiry).rest(monotonic_ns())?;
+        Some(Instant::now() + rest)
     }
 
     /// Announces requests that are over their time, and ends the process when the class could not let go of one.
     fn expire(&self) {
-        let Some(timeout) = self.request_timeout else { return };
-        let Some(first) = lock(&self.at_work).first().copied() else { return };
-        let age = Duration::from_nanos(monotonic_ns().saturating_sub(first));
-        if age < timeout {
+        if self.request_timeout.is_none() {
             return;
         }
-        let request =
-            self.slot.current_request().map_or_else(|| "a request".to_owned(), |request| request.to_string());
-        if age < timeout + EXPIRY_GRACE {
-            if self.announced.swap(first, Ordering::AcqRel) != first {
-                log::error!("request_timeout: {request} has taken {:.1} s", age.as_secs_f64());
-                self.raise(abi::EVENT_EXPIRED);
+        let due = lock(&self.expiry).take_due(monotonic_ns());
+        for late in &due {
+            let name = self.name(late.token, late.name.as_deref());
+            if late.beyond {
+                log::error!("request_timeout: {name} did not end; this worker ends itself and is replaced");
+            } else {
+                log::error!("request_timeout: {name} has taken {:.1} s", late.age.as_secs_f64());
             }
-            return;
         }
-        log::error!("request_timeout: {request} did not end; this worker ends itself and is replaced");
-        self.flush_logs();
-        crate::sys::process::leave(1);
+        if due.iter().any(|late| late.beyond) {
+            self.flush_logs();
+            crate::sys::process::leave(1);
+        }
+        if !due.is_empty() {
+            self.raise(abi::EVENT_EXPIRED);
+        }
+    }
+
+    /// Method and target of a request at work, fit for a log line.
+    fn name(&self, token: u64, own: Option<&str>) -> String {
+        let name = own.map(str::to_owned).or_else(|| self.slot.request_name(token));
+        name.unwrap_or_else(|| "a request".to_owned())
     }
 }
 
@@ -496,18 +526,24 @@ impl HostServices for Runtime {
     }
 
     fn tick(&self, idle: bool) {
-        self.slot.heartbeat(monotonic_ns());
         if idle {
             self.flush_logs();
+            self.slot.heartbeat_idle(monotonic_ns());
+        } else {
+            self.slot.heartbeat(monotonic_ns());
         }
     }
 
     fn may_accept(&self) -> bool {
-        self.state() == State::Running
+        self.state() == State::Running && self.slot.may_take_another()
     }
 
-    fn connection_opened(&self) {
-        self.slot.connection_opened();
+    fn connection_opened(&self, socket: Option<BorrowedFd<'_>>) {
+        if self.slot.connection_opened()
+            && let Some(waited) = socket.and_then(tcp::since_last_ack)
+        {
+            self.slot.count_queue(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+        }
     }
 
     fn connection_closed(&self) {
@@ -515,64 +551,76 @@ impl HostServices for Runtime {
     }
 
     fn request_begin(&self, request: &Request<'_>) -> u64 {
-        let now = monotonic_ns();
-        self.slot.begin_request(request.method(), request.target(), now);
-        if self.request_timeout.is_some() {
-            let mut at_work = lock(&self.at_work);
-            // Two requests may begin in the same nanosecond on two threads.
-            let mut token = now;
-            while !at_work.insert(token) {
-                token += 1;
-            }
-            if at_work.len() == 1 {
-                // The watch thread sleeps without a deadline when nothing is at work.
-                let _ = self.watch.notify();
-            }
+        let token = self.slot.begin_request(request.method(), request.target(), monotonic_ns());
+        if self.request_timeout.is_none() {
             return token;
         }
-        now
+        let name = (!is_tracked(token))
+            .then(|| format!("{} {}", readable(request.method()), readable(request.target())));
+        let (token, alone) = lock(&self.expiry).begin(token, name);
+        if alone {
+            // The watch thread sleeps without a deadline when nothing is at work.
+            let _ = self.watch.notify();
+        }
+        token
     }
 
     fn request_end(&self, record: &Record<'_>) {
         let now = monotonic_ns();
-        if record.token != 0 {
-            self.slot.end_request();
-            if self.request_timeout.is_some() {
-                lock(&self.at_work).remove(&record.token);
-            }
+        let token = Some(record.token).filter(|token| *token != 0);
+        // Only a worker that is to be replaced can have abandoned calls.
+        let watched = self.request_timeout.is_some() || self.retiring.load(Ordering::Acquire);
+        if let Some(token) = token
+            && (!watched || lock(&self.expiry).end(token))
+        {
+            self.slot.end_request(token);
         }
-        self.slot.count_request(record.status, record.bytes_in, record.body_bytes);
+        let duration = token.map(|token| age_of(token, now));
+        self.slot.count_request(record.status, record.bytes_in, record.body_bytes, duration);
         if let Some(log) = lock(&self.access_log).as_mut() {
-            let begun = if record.token == 0 { now } else { record.token };
             log.write(&AccessRecord {
                 remote_address: match record.peer {
                     Address::Ip(address) => Some(address.ip()),
                     Address::Unix(_) | Address::Unknown => None,
                 },
-                user: None,
-                method: record.request.map_or(b"-", |request| request.method()),
-                target: record.request.map_or(b"-", |request| request.target()),
-                protocol: record.request.map_or("-", |request| request.version().as_str()),
+                request_line: record.request.map(|request| RequestLine {
+                    method: request.method(),
+                    target: request.target(),
+                    protocol: request.version().as_str(),
+                }),
                 status: record.status,
                 bytes: record.body_bytes,
                 finished: SystemTime::now(),
-                duration: Duration::from_nanos(now.saturating_sub(begun)),
+                duration: duration.unwrap_or_default(),
                 request_headers: &RequestFields(record.request),
                 response_headers: &ResponseFields(record.response_fields),
             });
         }
         let served = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.max_requests != 0 && served == self.max_requests {
-            // It serves on until the master has another one ready.
+        if self.max_requests != 0 && served == self.max_requests && self.retire() {
             log::info!("Autorestarting worker after current request.");
-            self.slot.set_retiring();
-            self.wake_master();
         }
     }
 
     fn request_expired(&self, token: u64) -> bool {
-        let Some(timeout) = self.request_timeout else { return false };
-        token != 0 && Duration::from_nanos(monotonic_ns().saturating_sub(token)) >= timeout
+        self.request_timeout.is_some_and(|timeout| token != 0 && age_of(token, monotonic_ns()) >= timeout)
+    }
+
+    fn request_abandoned(&self, token: u64) {
+        let name = lock(&self.expiry).abandon(token);
+        if self.retire() {
+            let name = self.name(token, name.as_deref());
+            log::error!("request_timeout: {name} is stuck in the application; this worker is replaced");
+        }
+    }
+
+    fn request_recovered(&self, token: u64) {
+        let abandoned = lock(&self.expiry).recover(token);
+        if abandoned {
+            self.slot.end_request(token);
+            let age = age_of(token, monotonic_ns());
+            log::debug!("an abandoned call came back after {:.1} s", age.as_secs_f64());
+        }
     }
 
     fn setting(&self, name: &str) -> Option<&str> {

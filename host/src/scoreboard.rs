@@ -6,56 +6,75 @@
 //! What a newcomer would get wrong: to the master this is untrusted input. A worker may die between two stores, and
 //! plugin code may scribble over it; lengths are bounded, text is escaped, and no value is used as an index unchecked.
 
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::balance;
 use crate::sys::Pid;
 use crate::sys::fd::monotonic_ns;
 use crate::sys::shm::Shared;
 use crate::sys::signal::CrashCell;
 
+mod counters;
+mod requests;
+
+pub use counters::{Counters, Histogram, LATENCY_BUCKETS, QUEUE_BUCKETS, latency_bounds, queue_bounds};
+pub use requests::{CurrentRequest, began, is_tracked, next_token};
+
+use requests::Requests;
+
 /// Octets of the sentence that a worker leaves behind.
 const MESSAGE: usize = 1016;
 /// Octets that say what a worker is doing while it boots.
 const STAGE: usize = 248;
-/// Octets of a method, and of a target.
-const METHOD: usize = 24;
-const TARGET: usize = 256;
 /// Images whose place in memory is published.
 const RANGES: usize = 16;
+/// A worker that has not come back to its wait for this long takes no connections, however few it has.
+const STALLED: Duration = Duration::from_millis(100);
+/// One connection in so many is asked how long it has waited.
+const SAMPLED: u64 = 16;
 
 /// Words of a slot, by name. Each text begins with a word for its length.
 mod word {
-    use super::{MESSAGE, METHOD, RANGES, STAGE, TARGET};
+    use super::{LATENCY_BUCKETS, MESSAGE, QUEUE_BUCKETS, RANGES, STAGE, requests};
 
+    // What is written seldom.
     pub(super) const PID: usize = 0;
     pub(super) const AGE: usize = 1;
     pub(super) const GENERATION: usize = 2;
     pub(super) const STATE: usize = 3;
     pub(super) const COMMAND: usize = 4;
     pub(super) const MUST_EMPTY: usize = 5;
-    pub(super) const HEARTBEAT: usize = 6;
-    pub(super) const ACCEPTED: usize = 7;
-    pub(super) const OPEN: usize = 8;
-    pub(super) const REQUESTS: usize = 9;
-    pub(super) const BYTES_IN: usize = 10;
-    pub(super) const BYTES_OUT: usize = 11;
+    // What other workers look at, in one cache line.
+    /// The generation whose listeners it accepts from; 0 before the go and when it leaves.
+    pub(super) const SERVING: usize = 8;
+    pub(super) const OPEN: usize = 9;
+    /// When its turn began; 0 while it waits.
+    pub(super) const TURN: usize = 10;
+    pub(super) const HEARTBEAT: usize = 11;
+    // Counters. They go on over the life of the master, so that sums never fall.
+    pub(super) const ACCEPTED: usize = 16;
+    pub(super) const BYTES_IN: usize = 17;
+    pub(super) const BYTES_OUT: usize = 18;
     /// Five words: 1xx to 5xx; a sixth for requests that got no answer.
-    pub(super) const STATUS: usize = 12;
-    pub(super) const CRASH: usize = 18;
-    pub(super) const RANGE_COUNT: usize = 22;
+    pub(super) const STATUS: usize = 19;
+    pub(super) const LATENCY_SUM: usize = 25;
+    pub(super) const LATENCY: usize = 26;
+    pub(super) const QUEUE_SUM: usize = LATENCY + LATENCY_BUCKETS;
+    pub(super) const QUEUE_LONGEST: usize = QUEUE_SUM + 1;
+    pub(super) const QUEUE: usize = QUEUE_LONGEST + 1;
+    pub(super) const COUNTERS_END: usize = QUEUE + QUEUE_BUCKETS;
+    // What is read when it is dead or stuck.
+    pub(super) const CRASH: usize = COUNTERS_END;
+    pub(super) const RANGE_COUNT: usize = CRASH + 4;
     /// Three words each: start, end, image.
-    pub(super) const RANGE: usize = 23;
+    pub(super) const RANGE: usize = RANGE_COUNT + 1;
     pub(super) const STAGE_TEXT: usize = RANGE + 3 * RANGES;
     pub(super) const MESSAGE_TEXT: usize = STAGE_TEXT + 1 + STAGE / 8;
-    /// Odd while it is being written; 0: none.
-    pub(super) const REQUEST_SEQUENCE: usize = MESSAGE_TEXT + 1 + MESSAGE / 8;
-    pub(super) const REQUEST_STARTED: usize = REQUEST_SEQUENCE + 1;
-    pub(super) const METHOD_TEXT: usize = REQUEST_STARTED + 1;
-    pub(super) const TARGET_TEXT: usize = METHOD_TEXT + 1 + METHOD / 8;
-    pub(super) const COUNT: usize = TARGET_TEXT + 1 + TARGET / 8;
+    /// The table of requests, from a cache line of its own on.
+    pub(super) const REQUESTS: usize = (MESSAGE_TEXT + 1 + MESSAGE / 8).next_multiple_of(8);
+    pub(super) const COUNT: usize = REQUESTS + requests::WORDS;
 }
 
 /// A multiple of a cache line, so that two workers never write to the same one.
@@ -92,6 +111,16 @@ pub enum Command {
 #[derive(Debug, Clone, Copy)]
 pub struct Scoreboard {
     slots: Shared<Slot>,
+    /// Slots in use; see [`bound`]. A page costs memory as soon as it is read, and most are never used.
+    bounds: Shared<AtomicU64>,
+}
+
+/// Words of the bounds.
+mod bound {
+    /// Behind the last slot that a worker lives in.
+    pub(super) const LIVES: usize = 0;
+    /// Behind the last slot that a worker has ever lived in.
+    pub(super) const LIVED: usize = 1;
 }
 
 impl Scoreboard {
@@ -100,26 +129,29 @@ impl Scoreboard {
     /// # Errors
     /// No memory.
     pub fn new(slots: usize) -> io::Result<Self> {
-        Ok(Self { slots: Shared::new(slots)? })
+        Ok(Self { slots: Shared::new(slots)?, bounds: Shared::new(2)? })
     }
 
-    /// Master: prepares a slot for the process that is about to be forked.
+    /// Master: prepares a slot for the process that is about to be forked; age 0 is a probe's, which serves nobody.
     ///
     /// # Panics
     /// If there is no such slot: numbers come from the roster, which knows how many there are.
     pub fn claim(&self, slot: usize, age: u64, generation: u64) -> SlotWriter {
         let words = &self.slots.items()[slot];
-        for (index, word) in words.iter().enumerate() {
-            // Counters go on over the life of the master, so that sums never fall; open connections died.
-            if !(word::ACCEPTED..word::CRASH).contains(&index) || index == word::OPEN {
-                word.store(0, Ordering::Relaxed);
-            }
+        for word in words[..word::ACCEPTED].iter().chain(&words[word::COUNTERS_END..word::REQUESTS]) {
+            word.store(0, Ordering::Relaxed);
         }
+        requests(words).clear();
         words[word::AGE].store(age, Ordering::Relaxed);
         words[word::GENERATION].store(generation, Ordering::Relaxed);
         words[word::HEARTBEAT].store(monotonic_ns(), Ordering::Relaxed);
         words[word::STATE].store(State::Booting as u64, Ordering::Release);
-        SlotWriter { words }
+        if age != 0 {
+            for bound in self.bounds.items() {
+                bound.fetch_max(slot as u64 + 1, Ordering::Relaxed);
+            }
+        }
+        SlotWriter { words, board: *self }
     }
 
     /// Master: a slot, to read.
@@ -133,14 +165,44 @@ impl Scoreboard {
     /// Master: nobody lives in this slot any more.
     pub fn release(&self, slot: usize) {
         let words = &self.slots.items()[slot];
-        words[word::STATE].store(0, Ordering::Release);
-        words[word::PID].store(0, Ordering::Relaxed);
-        words[word::OPEN].store(0, Ordering::Relaxed);
-        words[word::REQUEST_SEQUENCE].store(0, Ordering::Relaxed);
+        for word in [word::STATE, word::PID, word::SERVING, word::OPEN] {
+            words[word].store(0, Ordering::Release);
+        }
+        requests(words).clear();
+        let lives = |slot: &usize| self.slots[*slot][word::STATE].load(Ordering::Relaxed) != 0;
+        let last = (0..self.bound(bound::LIVES)).rev().find(lives);
+        self.bounds[bound::LIVES].store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
+    }
+
+    /// What all workers have counted since the master began.
+    pub fn totals(&self) -> Counters {
+        let mut totals = Counters::default();
+        for slot in 0..self.bound(bound::LIVED) {
+            totals.add(&self.view(slot).counters());
+        }
+        totals
+    }
+
+    fn bound(&self, which: usize) -> usize {
+        let bound = self.bounds[which].load(Ordering::Relaxed);
+        usize::try_from(bound).unwrap_or(usize::MAX).min(self.slots.len())
     }
 }
 
-fn put_text(words: &Slot, at: usize, bound: usize, text: &[u8]) {
+fn requests(words: &Slot) -> Requests<'_> {
+    Requests(&words[word::REQUESTS..][..requests::WORDS])
+}
+
+/// Open connections; fewer than none is a worker that counted off too often.
+fn open(words: &Slot) -> u64 {
+    words[word::OPEN]
+        .load(Ordering::Relaxed)
+        .cast_signed()
+        .clamp(0, balance::MOST.cast_signed())
+        .cast_unsigned()
+}
+
+fn put_text(words: &[AtomicU64], at: usize, bound: usize, text: &[u8]) {
     let text = &text[..text.len().min(bound)];
     for (index, piece) in text.chunks(8).enumerate() {
         let mut octets = [0; 8];
@@ -150,7 +212,7 @@ fn put_text(words: &Slot, at: usize, bound: usize, text: &[u8]) {
     words[at].store(text.len() as u64, Ordering::Release);
 }
 
-fn get_text(words: &Slot, at: usize, bound: usize) -> Vec<u8> {
+fn get_text(words: &[AtomicU64], at: usize, bound: usize) -> Vec<u8> {
     let length = usize::try_from(words[at].load(Ordering::Acquire)).unwrap_or(bound).min(bound);
     let mut octets: Vec<u8> = (0..length.div_ceil(8))
         .flat_map(|index| words[at + 1 + index].load(Ordering::Relaxed).to_ne_bytes())
@@ -160,7 +222,7 @@ fn get_text(words: &Slot, at: usize, bound: usize) -> Vec<u8> {
 }
 
 /// What came from another process, fit for a log line: text stays, controls are escaped.
-fn readable(octets: &[u8]) -> String {
+pub(crate) fn readable(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets)
         .chars()
         .flat_map(|character| {
@@ -175,6 +237,7 @@ fn readable(octets: &[u8]) -> String {
 #[derive(Debug, Clone, Copy)]
 pub struct SlotWriter {
     words: &'static Slot,
+    board: Scoreboard,
 }
 
 impl SlotWriter {
@@ -198,19 +261,60 @@ impl SlotWriter {
         self.words[word::STATE].store(State::Ready as u64, Ordering::Release);
     }
 
-    /// It serves on, and asks to be replaced.
+    /// It serves on, and asks to be replaced. One that leaves already need not ask.
     pub fn set_retiring(&self) {
-        self.words[word::STATE].store(State::Retiring as u64, Ordering::Release);
+        let (ready, retiring) = (State::Ready as u64, State::Retiring as u64);
+        // Fails when the state is another, and then there is nothing to do.
+        let _ =
+            self.words[word::STATE].compare_exchange(ready, retiring, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// It accepts from the listeners of its generation.
+    pub fn set_serving(&self) {
+        let generation = self.words[word::GENERATION].load(Ordering::Relaxed);
+        self.words[word::SERVING].store(generation, Ordering::Relaxed);
     }
 
     /// It accepts no more.
     pub fn set_draining(&self) {
+        self.words[word::SERVING].store(0, Ordering::Relaxed);
         self.words[word::STATE].store(State::Draining as u64, Ordering::Release);
     }
 
-    /// It lives: nanoseconds of the monotonic clock.
+    /// It lives, and has work: nanoseconds of the monotonic clock.
     pub fn heartbeat(&self, now: u64) {
         self.words[word::HEARTBEAT].store(now, Ordering::Relaxed);
+        self.words[word::TURN].store(now, Ordering::Relaxed);
+    }
+
+    /// It lives, and is about to wait.
+    pub fn heartbeat_idle(&self, now: u64) {
+        self.words[word::HEARTBEAT].store(now, Ordering::Relaxed);
+        self.words[word::TURN].store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it should take another connection, by what its peers have. Of those, only the ones count that could
+    /// take it: that serve the same generation, and do not hang in a turn of their loop.
+    pub fn may_take_another(&self) -> bool {
+        let own = self.open_connections();
+        if own <= 1 {
+            return balance::may_take_another(own, std::iter::empty());
+        }
+        let now = monotonic_ns();
+        let serving = self.words[word::SERVING].load(Ordering::Relaxed);
+        let peers = self.board.slots[..self.board.bound(bound::LIVES)].iter().filter(|words| {
+            let turn = words[word::TURN].load(Ordering::Relaxed);
+            let stalled = turn != 0 && Duration::from_nanos(now.saturating_sub(turn)) > STALLED;
+            words[word::SERVING].load(Ordering::Relaxed) == serving
+                && !stalled
+                && !std::ptr::eq(*words, self.words)
+        });
+        balance::may_take_another(own, peers.map(open))
+    }
+
+    /// Connections it holds.
+    pub fn open_connections(&self) -> u64 {
+        open(self.words)
     }
 
     /// What the master wants.
@@ -229,10 +333,10 @@ impl SlotWriter {
         self.words[word::MUST_EMPTY].load(Ordering::Acquire) >> listener.min(63) & 1 == 1
     }
 
-    /// Counts a connection.
-    pub fn connection_opened(&self) {
-        self.words[word::ACCEPTED].fetch_add(1, Ordering::Relaxed);
+    /// Counts a connection; whether it is one of those that are asked how long they have waited.
+    pub fn connection_opened(&self) -> bool {
         self.words[word::OPEN].fetch_add(1, Ordering::Relaxed);
+        self.words[word::ACCEPTED].fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLED)
     }
 
     /// Counts it off.
@@ -240,42 +344,48 @@ impl SlotWriter {
         self.words[word::OPEN].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The request at work; of several at once, the one that began last.
-    pub fn begin_request(&self, method: &[u8], target: &[u8], now: u64) {
-        let sequence = &self.words[word::REQUEST_SEQUENCE];
-        let before = sequence.load(Ordering::Relaxed);
-        if before % 2 == 1 {
-            return; // Another thread writes; its request is as good as this one.
-        }
-        if sequence.compare_exchange(before, before + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return;
-        }
-        put_text(self.words, word::METHOD_TEXT, METHOD, method);
-        put_text(self.words, word::TARGET_TEXT, TARGET, target);
-        self.words[word::REQUEST_STARTED].store(now, Ordering::Relaxed);
-        sequence.store(before + 2, Ordering::Release);
+    /// Counts how long a connection had waited when it was accepted.
+    pub fn count_queue(&self, millis: u64) {
+        self.words[word::QUEUE + counters::queue_bucket(millis)].fetch_add(1, Ordering::Relaxed);
+        self.words[word::QUEUE_SUM].fetch_add(millis, Ordering::Relaxed);
+        self.words[word::QUEUE_LONGEST].fetch_max(millis, Ordering::Relaxed);
     }
 
-    /// No request is at work.
-    pub fn end_request(&self) {
-        self.words[word::REQUEST_STARTED].store(0, Ordering::Release);
+    /// A request begins. The token is never 0; [`began`] tells its time.
+    pub fn begin_request(&self, method: &[u8], target: &[u8], now: u64) -> u64 {
+        requests(self.words).begin(method, target, now)
     }
 
-    /// The request at work.
+    /// It is no longer at work.
+    pub fn end_request(&self, token: u64) {
+        requests(self.words).end(token);
+    }
+
+    /// Method and target of a request at work, if the table had room for it.
+    pub fn request_name(&self, token: u64) -> Option<String> {
+        requests(self.words).name(token)
+    }
+
+    /// The request that it has been at for the longest time.
     pub fn current_request(&self) -> Option<CurrentRequest> {
-        SlotView { words: self.words }.current_request()
+        requests(self.words).oldest()
     }
 
-    /// Counts a finished request; status 0 is none.
-    pub fn count_request(&self, status: u16, bytes_in: u64, bytes_out: u64) {
-        self.words[word::REQUESTS].fetch_add(1, Ordering::Relaxed);
-        self.words[word::BYTES_IN].fetch_add(bytes_in, Ordering::Relaxed);
-        self.words[word::BYTES_OUT].fetch_add(bytes_out, Ordering::Relaxed);
+    /// Counts a finished request; status 0 is none, and so is the duration of one that could not be parsed.
+    pub fn count_request(&self, status: u16, bytes_in: u64, bytes_out: u64, duration: Option<Duration>) {
+        let count = |word: usize, by: u64| self.words[word].fetch_add(by, Ordering::Relaxed);
+        count(word::BYTES_IN, bytes_in);
+        count(word::BYTES_OUT, bytes_out);
         let class = match status {
             100..=599 => usize::from(status / 100) - 1,
             _ => 5,
         };
-        self.words[word::STATUS + class].fetch_add(1, Ordering::Relaxed);
+        count(word::STATUS + class, 1);
+        if let Some(duration) = duration {
+            let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+            count(word::LATENCY + counters::latency_bucket(micros), 1);
+            count(word::LATENCY_SUM, micros);
+        }
     }
 
     /// Where the crash handler writes.
@@ -313,27 +423,6 @@ pub struct Crash {
     pub address: u64,
     /// A return address into an image, if the fault lay outside of all; else 0.
     pub caller: u64,
-}
-
-/// A request that a worker is at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CurrentRequest {
-    method: String,
-    target: String,
-    started: u64,
-}
-
-impl CurrentRequest {
-    /// How long it has been at it.
-    pub fn age(&self) -> Duration {
-        Duration::from_nanos(monotonic_ns().saturating_sub(self.started))
-    }
-}
-
-impl fmt::Display for CurrentRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.target)
-    }
 }
 
 /// Master: another process's slot.
@@ -388,17 +477,14 @@ impl SlotView {
         (!message.is_empty()).then_some(message)
     }
 
-    /// The request it is at, if that can be read in one piece.
+    /// The request that it has been at for the longest time, if that can be read in one piece.
     pub fn current_request(&self) -> Option<CurrentRequest> {
-        let before = self.words[word::REQUEST_SEQUENCE].load(Ordering::Acquire);
-        let started = self.words[word::REQUEST_STARTED].load(Ordering::Acquire);
-        let method = readable(&get_text(self.words, word::METHOD_TEXT, METHOD));
-        let target = readable(&get_text(self.words, word::TARGET_TEXT, TARGET));
-        // The reads above must not be done after the one below.
-        std::sync::atomic::fence(Ordering::Acquire);
-        let after = self.words[word::REQUEST_SEQUENCE].load(Ordering::Relaxed);
-        let whole = before == after && before.is_multiple_of(2) && before != 0 && started != 0;
-        whole.then_some(CurrentRequest { method, target, started })
+        requests(self.words).oldest()
+    }
+
+    /// How many requests it is at.
+    pub fn active_requests(&self) -> u64 {
+        requests(self.words).count()
     }
 
     /// How it crashed.
@@ -418,14 +504,29 @@ impl SlotView {
         })
     }
 
-    /// Requests it has answered, over the life of the master.
-    pub fn requests(&self) -> u64 {
-        self.words[word::REQUESTS].load(Ordering::Relaxed)
+    /// What was counted here, over the life of the master.
+    pub fn counters(&self) -> Counters {
+        let word = |word: usize| self.words[word].load(Ordering::Relaxed);
+        Counters {
+            accepted: word(word::ACCEPTED),
+            statuses: counters::words(&self.words[word::STATUS..]),
+            bytes_in: word(word::BYTES_IN),
+            bytes_out: word(word::BYTES_OUT),
+            latency: Histogram {
+                buckets: counters::words(&self.words[word::LATENCY..]),
+                sum: word(word::LATENCY_SUM),
+            },
+            queue: Histogram {
+                buckets: counters::words(&self.words[word::QUEUE..]),
+                sum: word(word::QUEUE_SUM),
+            },
+            longest_queue: word(word::QUEUE_LONGEST),
+        }
     }
 
     /// Connections it holds.
     pub fn open_connections(&self) -> u64 {
-        self.words[word::OPEN].load(Ordering::Relaxed)
+        open(self.words)
     }
 }
 
@@ -461,38 +562,104 @@ mod tests {
 
     #[test]
     fn counters_go_on_when_a_slot_is_claimed_again() {
-        let board = Scoreboard::new(1).unwrap();
+        let board = Scoreboard::new(2).unwrap();
         let writer = board.claim(0, 1, 1);
-        writer.connection_opened();
-        writer.count_request(200, 10, 20);
+        let sampled = (0..32).filter(|_| writer.connection_opened()).count();
+        assert_eq!(sampled, 2);
+        writer.begin_request(b"GET", b"/", 1000);
+        writer.count_request(200, 10, 20, Some(Duration::from_micros(17)));
+        writer.count_request(0, 1, 0, None);
+        writer.count_queue(3);
         writer.set_message("gone");
+        let before = board.view(0).counters();
+        assert_eq!(board.view(0).active_requests(), 1);
         board.release(0);
         board.claim(0, 2, 1);
         let view = board.view(0);
-        assert_eq!((view.requests(), view.open_connections()), (1, 0));
-        assert_eq!(view.message(), None);
+        assert_eq!(view.counters(), before);
+        assert_eq!((before.accepted, before.requests(), before.statuses), (32, 2, [0, 1, 0, 0, 0, 1]));
+        assert_eq!((before.bytes_in, before.bytes_out), (11, 20));
+        assert_eq!((before.latency.buckets[1], before.latency.count(), before.latency.sum), (1, 1, 17));
+        assert_eq!((before.queue.buckets[2], before.queue.sum, before.longest_queue), (1, 3, 3));
+        assert_eq!((view.open_connections(), view.active_requests(), view.message()), (0, 0, None));
+        board.claim(1, 3, 1).count_request(200, 1, 1, None);
+        assert_eq!(board.totals().requests(), 3);
+    }
+
+    /// A board with workers of generation 1 that serve and hold as many connections.
+    fn serving(connections: &[usize]) -> (Scoreboard, Vec<SlotWriter>) {
+        let board = Scoreboard::new(64).unwrap();
+        let mut writers = Vec::new();
+        for (slot, open) in connections.iter().enumerate() {
+            let writer = board.claim(slot, slot as u64 + 1, 1);
+            writer.set_serving();
+            writer.heartbeat_idle(monotonic_ns());
+            for _ in 0..*open {
+                writer.connection_opened();
+            }
+            writers.push(writer);
+        }
+        (board, writers)
+    }
+
+    fn who_may(writers: &[SlotWriter]) -> Vec<bool> {
+        writers.iter().map(SlotWriter::may_take_another).collect()
     }
 
     #[test]
-    fn an_ended_request_is_none_and_a_torn_one_is_none() {
-        let board = Scoreboard::new(1).unwrap();
-        let writer = board.claim(0, 1, 1);
-        writer.begin_request(b"GET", b"/", 5);
-        assert!(writer.current_request().is_some());
-        writer.end_request();
-        assert!(writer.current_request().is_none());
-        writer.begin_request(b"GET", b"/", 5);
-        writer.words[word::REQUEST_SEQUENCE].fetch_add(1, Ordering::Relaxed);
-        assert!(writer.current_request().is_none());
+    fn connections_are_compared_with_those_who_serve_the_same_listeners() {
+        let (board, writers) = serving(&[9, 0, 0, 0]);
+        assert_eq!(who_may(&writers), [false, true, true, true]);
+        assert!(who_may(&serving(&[9]).1)[0], "one alone always may");
+        // Neither a worker that drains, nor one of another generation, nor one that boots, nor a probe would take it.
+        writers[1].set_draining();
+        board.claim(2, 9, 2).set_serving();
+        board.claim(3, 10, 1);
+        board.claim(63, 0, 1).set_serving();
+        assert!(writers[0].may_take_another());
+        board.claim(4, 11, 1).set_serving();
+        assert!(!writers[0].may_take_another());
+        board.release(4);
+        assert!(writers[0].may_take_another());
+    }
+
+    #[test]
+    fn one_that_hangs_in_a_turn_keeps_nobody_from_taking_connections() {
+        let (_board, writers) = serving(&[9, 0]);
+        assert_eq!(who_may(&writers), [false, true]);
+        writers[1].heartbeat(monotonic_ns());
+        assert_eq!(who_may(&writers), [false, true]);
+        writers[1].heartbeat(monotonic_ns() - 2 * STALLED.as_nanos() as u64);
+        assert_eq!(who_may(&writers), [true, true]);
+    }
+
+    #[test]
+    fn nobody_looks_beyond_the_last_worker() {
+        let (board, _writers) = serving(&[0, 0, 0]);
+        assert_eq!(board.bound(bound::LIVES), 3);
+        board.release(1);
+        assert_eq!(board.bound(bound::LIVES), 3);
+        board.release(2);
+        assert_eq!((board.bound(bound::LIVES), board.bound(bound::LIVED)), (1, 3));
+        board.bounds[bound::LIVES].store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(board.bound(bound::LIVES), 64);
+    }
+
+    #[test]
+    fn fewer_connections_than_none_are_none() {
+        let (board, writers) = serving(&[0, 3]);
+        writers[0].connection_closed();
+        assert_eq!(board.view(0).open_connections(), 0);
+        assert!(who_may(&writers)[0]);
     }
 
     #[test]
     fn hostile_words_neither_panic_nor_reach_a_log_line_raw() {
         let board = Scoreboard::new(1).unwrap();
-        board.claim(0, 1, 1);
+        let writer = board.claim(0, 1, 1);
         let view = board.view(0);
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        for _ in 0..2000 {
+        for _ in 0..500 {
             for word in view.words {
                 state ^= state << 13;
                 state ^= state >> 7;
@@ -507,7 +674,9 @@ mod tests {
             for text in texts.into_iter().flatten() {
                 assert!(!text.chars().any(char::is_control), "{text:?}");
             }
-            let _ = view.image_at(state);
+            let _ = (view.image_at(state), view.active_requests(), board.totals());
+            let _ = (writer.may_take_another(), writer.request_name(state));
+            writer.end_request(state);
             assert!(view.heartbeat() <= monotonic_ns());
         }
     }

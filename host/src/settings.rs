@@ -72,6 +72,8 @@ pub enum Kind {
     PathList,
     /// One of these words, in any case.
     Choice(&'static [&'static str]),
+    /// One of these words, or a flag: `true`, and the flag without a word, mean the last one, `false` the first.
+    ChoiceOrFlag(&'static [&'static str]),
     /// Names with values: `NAME=VALUE`, repeatable, or a TOML table.
     Options,
 }
@@ -105,7 +107,7 @@ pub enum Value {
     Seconds(Duration),
     /// For [`Kind::Mode`].
     Mode(u32),
-    /// For [`Kind::Text`], [`Kind::Path`] and [`Kind::Choice`].
+    /// For [`Kind::Text`], [`Kind::Path`], [`Kind::Choice`] and [`Kind::ChoiceOrFlag`].
     Text(String),
     /// For [`Kind::Flag`].
     Flag(bool),
@@ -162,7 +164,14 @@ impl Setting {
         {
             return self.parse(&format!("{before}{text}")).map(Some).map_err(|why| format!("{name} {why}"));
         }
-        self.default.map(|text| self.parse(text)).transpose()
+        match (self.kind, self.default) {
+            (Kind::Options, Some(text)) => {
+                let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+                let options = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                Ok(Some(Value::Options(options)))
+            }
+            (_, default) => default.map(|text| self.parse(text)).transpose(),
+        }
     }
 }
 
@@ -201,9 +210,14 @@ impl Kind {
                 _ => Err(format!("must be {}, not '{word}'", self.describe())),
             },
             Self::TextList | Self::PathList => Ok(Value::List(vec![word.to_owned()])),
-            Self::Choice(words) => words
+            Self::Choice(words) | Self::ChoiceOrFlag(words) => words
                 .iter()
                 .find(|choice| choice.eq_ignore_ascii_case(word))
+                .or(match (self, word) {
+                    (Self::ChoiceOrFlag(words), "true") => words.last(),
+                    (Self::ChoiceOrFlag(words), "false") => words.first(),
+                    _ => None,
+                })
                 .map(|choice| Value::Text((*choice).to_owned()))
                 .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
             Self::Options => match word.split_once('=') {
@@ -227,7 +241,7 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::TextList => "a text or a list of texts".to_owned(),
             Self::PathList => "a path or a list of paths".to_owned(),
-            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Choice(words) | Self::ChoiceOrFlag(words) => format!("one of {}", words.join(", ")),
             Self::Options => "a table of names and values".to_owned(),
         }
     }
@@ -247,7 +261,7 @@ impl Kind {
             Self::Text | Self::TextList => "STRING",
             Self::Path | Self::PathList => "PATH",
             Self::Flag => "",
-            Self::Choice(_) => "WORD",
+            Self::Choice(_) | Self::ChoiceOrFlag(_) => "WORD",
             Self::Options => "NAME=VALUE",
         }
     }
@@ -613,6 +627,103 @@ pub static SETTINGS: &[Setting] = &[
         "The longest request body; 0 means no limit.",
     ),
     setting(
+        "Proxies",
+        "forwarded_allow_ips",
+        &["forwarded-allow-ips"],
+        Kind::TextList,
+        Some("127.0.0.1,::1"),
+        "Peers whose secure_scheme_headers and forwarder_headers are believed: addresses and networks \
+         (10.0.0.0/8), separated by commas, or '*' for all; a peer on a Unix socket is always among them. Default \
+         when the FORWARDED_ALLOW_IPS variable is set: its value.",
+    )
+    .default_from("FORWARDED_ALLOW_IPS", ""),
+    setting(
+        "Proxies",
+        "secure_scheme_headers",
+        &["secure-scheme-header"],
+        Kind::Options,
+        Some("X-FORWARDED-PROTOCOL=ssl,X-FORWARDED-PROTO=https,X-FORWARDED-SSL=on"),
+        "Header fields, each with the value that says that the client came by HTTPS: NAME=VALUE. Any other value says \
+         HTTP, and a request whose fields disagree is refused. In the file: the table [secure_scheme_headers].",
+    ),
+    setting(
+        "Proxies",
+        "forwarder_headers",
+        &["forwarder-headers"],
+        Kind::TextList,
+        Some("SCRIPT_NAME,PATH_INFO"),
+        "Header fields with an underscore in their name that header_map leaves alone if such a peer sends them, \
+         separated by commas; '*' means all.",
+    ),
+    setting(
+        "Proxies",
+        "proxy_protocol",
+        &["proxy-protocol"],
+        Kind::ChoiceOrFlag(&["off", "v1", "v2", "auto"]),
+        Some("off"),
+        "Whether a connection may begin with a PROXY protocol header, which then tells the client's address: v1 is the \
+         one in text, v2 the binary one, auto either. The flag without a word means auto.",
+    ),
+    setting(
+        "Proxies",
+        "proxy_allow_ips",
+        &["proxy-allow-from"],
+        Kind::TextList,
+        Some("127.0.0.1,::1"),
+        "Peers that may send a PROXY protocol header, as in forwarded_allow_ips. Any other peer that does is answered \
+         403.",
+    ),
+    setting(
+        "Leniency",
+        "header_map",
+        &["header-map"],
+        Kind::Choice(&["drop", "refuse", "dangerous"]),
+        Some("drop"),
+        "What becomes of header fields with an underscore in their name, which an application could take for those with \
+         a hyphen: drop the field, refuse the request, or hand it on, which is dangerous.",
+    ),
+    setting(
+        "Leniency",
+        "permit_obsolete_folding",
+        &["permit-obsolete-folding"],
+        Kind::Flag,
+        Some("false"),
+        "Accept a header field that goes on in the next line; the line end becomes a space.",
+    ),
+    setting(
+        "Leniency",
+        "strip_header_spaces",
+        &["strip-header-spaces"],
+        Kind::Flag,
+        Some("false"),
+        "Accept white space between the name of a header field and the colon, and remove it. Proxies that do otherwise \
+         can be made to see another request than the server.",
+    ),
+    setting(
+        "Leniency",
+        "permit_unconventional_http_method",
+        &["permit-unconventional-http-method"],
+        Kind::Flag,
+        Some("false"),
+        "Accept methods with lower-case letters or '#', or with fewer than 3 or more than 20 letters.",
+    ),
+    setting(
+        "Leniency",
+        "permit_unconventional_http_version",
+        &["permit-unconventional-http-version"],
+        Kind::Flag,
+        Some("false"),
+        "Accept other versions of HTTP than 1.0 and 1.1: what is below 1.1 is served as 1.0, the rest as 1.1.",
+    ),
+    setting(
+        "Leniency",
+        "casefold_http_method",
+        &["casefold-http-method"],
+        Kind::Flag,
+        Some("false"),
+        "Make the method upper-case. Lower-case letters pass only with permit_unconventional_http_method.",
+    ),
+    setting(
         "Logging",
         "loglevel",
         &["log-level"],
@@ -644,6 +755,16 @@ pub static SETTINGS: &[Setting] = &[
         Kind::Text,
         Some(r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#),
         "The format of an access log line.",
+    ),
+    setting(
+        "Logging",
+        "access_log_json",
+        &["access-log-json"],
+        Kind::Flag,
+        Some("false"),
+        "Write the access log as one JSON object a line, with time, remote_address, user, method, target, protocol, \
+         status, bytes, duration_us, referer, user_agent and pid. What is not there is null; octets that are not \
+         printable ASCII stand as \\u00XX.",
     ),
     setting(
         "Process",
@@ -737,6 +858,18 @@ mod tests {
             ("limit_request_fields", "100"),
             ("limit_request_field_size", "8190"),
             ("umask", "0o0"),
+            ("forwarded_allow_ips", "127.0.0.1,::1"),
+            ("proxy_allow_ips", "127.0.0.1,::1"),
+            ("forwarder_headers", "SCRIPT_NAME,PATH_INFO"),
+            // A map: the order is that of the names.
+            ("secure_scheme_headers", "X-FORWARDED-PROTO=https,X-FORWARDED-PROTOCOL=ssl,X-FORWARDED-SSL=on"),
+            ("proxy_protocol", "off"),
+            ("header_map", "drop"),
+            ("permit_obsolete_folding", "false"),
+            ("strip_header_spaces", "false"),
+            ("permit_unconventional_http_method", "false"),
+            ("permit_unconventional_http_version", "false"),
+            ("casefold_http_method", "false"),
         ];
         for (name, text) in cases {
             let value = find(name).unwrap().default_value(|_| None).unwrap().unwrap();
@@ -777,6 +910,13 @@ mod tests {
             ("umask", "0+7", Err("must be an octal mode from 0 to 0o777, not '0+7'")),
             ("worker_options", "a=b=c", Ok("a=b=c")),
             ("worker_options", "a", Err("must be NAME=VALUE, not 'a'")),
+            ("header_map", "Refuse", Ok("refuse")),
+            ("header_map", "keep", Err("must be one of drop, refuse, dangerous, not 'keep'")),
+            ("proxy_protocol", "V1", Ok("v1")),
+            ("proxy_protocol", "true", Ok("auto")),
+            ("proxy_protocol", "false", Ok("off")),
+            ("proxy_protocol", "v3", Err("must be one of off, v1, v2, auto, not 'v3'")),
+            ("header_map", "true", Err("must be one of drop, refuse, dangerous, not 'true'")),
             ("pidfile", "a\nb", Err("must not contain the control character '\\n'")),
         ];
         for (name, word, expected) in cases {

@@ -143,9 +143,11 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     runtime.set_apps(apps);
     let served = class.run(host_object(runtime), mounts);
     // 8. The last exchange has ended: the applications hear of it, then their memory goes. A class that failed has
-    //    left exchanges behind, perhaps on threads; nothing is freed under them.
+    //    left exchanges behind, perhaps on threads, and so has one that abandoned a call; nothing is freed under them.
     slot.set_stage("shutting down");
-    if served.is_ok() {
+    if served.is_ok() && runtime.has_abandoned_calls() {
+        log::debug!("a call is still inside an application: the applications are not shut down");
+    } else if served.is_ok() {
         runtime.drain_apps();
         for app in runtime.take_apps() {
             app.shutdown();

@@ -547,12 +547,19 @@ pub struct HostTable {
     pub tick: unsafe extern "C" fn(Opaque, u32),
     /// Whether the worker should take another connection now.
     pub may_accept: unsafe extern "C" fn(Opaque) -> u32,
-    pub connection_opened: unsafe extern "C" fn(Opaque),
+    /// Counts a connection. The descriptor is the accepted socket, lent for the call.
+    pub connection_opened: unsafe extern "C" fn(Opaque, i32),
     pub connection_closed: unsafe extern "C" fn(Opaque),
-    /// Returns a token for the three functions below.
+    /// Returns a token for the functions below. It is never 0.
     pub request_begin: unsafe extern "C" fn(Opaque, &RequestObject) -> u64,
+    /// Once for each request, before or after `request_abandoned` and `request_recovered`.
     pub request_end: unsafe extern "C" fn(Opaque, &RecordParts),
     pub request_expired: unsafe extern "C" fn(Opaque, u64) -> u32,
+    /// The call of this request is still inside the application after its time, and its client was dealt with: the
+    /// host watches it no longer, and has the worker replaced.
+    pub request_abandoned: unsafe extern "C" fn(Opaque, u64),
+    /// An abandoned call has come back after all.
+    pub request_recovered: unsafe extern "C" fn(Opaque, u64),
     /// A setting as text: of the class itself, else of the server; absent if unknown.
     /// Borrowed for the life of the process.
     pub setting: unsafe extern "C" fn(Opaque, Bytes) -> Bytes,

@@ -4,6 +4,8 @@
 //! [`crate::app::WorkerFacts`] and [`crate::worker::Host`]. Methods must not panic: they run in the host, outside
 //! of any plugin's fence.
 
+use std::os::fd::BorrowedFd;
+
 use crate::abi::ListenerParts;
 use crate::request::Request;
 use crate::worker::{Record, State};
@@ -42,8 +44,8 @@ pub trait HostServices: Sync + 'static {
     fn tick(&self, idle: bool);
     /// Whether to take another connection.
     fn may_accept(&self) -> bool;
-    /// Counts a connection.
-    fn connection_opened(&self);
+    /// Counts a connection; its socket, if it travels on one.
+    fn connection_opened(&self, socket: Option<BorrowedFd<'_>>);
     /// Counts it off.
     fn connection_closed(&self);
     /// A request begins.
@@ -52,6 +54,10 @@ pub trait HostServices: Sync + 'static {
     fn request_end(&self, record: &Record<'_>);
     /// Whether it is over its time.
     fn request_expired(&self, token: u64) -> bool;
+    /// Its call does not come back, and its client was dealt with.
+    fn request_abandoned(&self, token: u64);
+    /// It came back after all.
+    fn request_recovered(&self, token: u64);
     /// A setting as text.
     fn setting(&self, name: &str) -> Option<&str>;
 }

@@ -10,7 +10,7 @@ use crate::export::fence;
 use crate::request::{Address, Field, Head, Request};
 use std::fmt;
 use std::future::Future;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -226,7 +226,8 @@ impl Host {
         State::from_code(self.handle.ready())
     }
 
-    /// The heartbeat: call it once per turn of the loop. A worker that does not for `timeout` is killed.
+    /// The heartbeat: call it once per turn of the loop, directly after the wait. A worker that does not for `timeout`
+    /// is killed; one that is busy between two ticks for long is left out of what [`Host::may_accept`] compares.
     pub fn tick(&self) {
         self.handle.tick(0);
     }
@@ -245,15 +246,21 @@ impl Host {
         }
     }
 
-    /// Whether to take another connection: other workers may have fewer, or this one enough.
+    /// Whether to take another connection: other workers may have fewer. Of those that serve one may always, and a
+    /// worker that leaves never may.
+    ///
+    /// While the answer is no, leave the listeners out of the wait, or the kernel wakes this worker in place of one
+    /// that would take the client. Ask again when a connection of this worker has closed, and every few milliseconds:
+    /// what other workers do wakes nobody here.
     #[must_use]
     pub fn may_accept(&self) -> bool {
         self.handle.may_accept()
     }
 
-    /// Counts a connection.
-    pub fn connection_opened(&self) {
-        self.handle.connection_opened();
+    /// Counts a connection: call it directly after accept(2), with the socket that came. The host asks the kernel
+    /// how long it has waited.
+    pub fn connection_opened(&self, socket: BorrowedFd<'_>) {
+        self.handle.connection_opened(socket.as_raw_fd());
     }
 
     /// Counts it off.
@@ -261,13 +268,14 @@ impl Host {
         self.handle.connection_closed();
     }
 
-    /// A request begins: its head is complete. The token names it in the calls below.
+    /// A request begins: its head is complete. The token names it in the calls below; it is never 0.
     #[must_use]
     pub fn request_begin(&self, exchange: &impl Exchange) -> u64 {
         self.handle.request_begin(abi::request_object(exchange))
     }
 
-    /// A request ended, well or not. Also for one that never began (token 0): a parse error.
+    /// A request ended, well or not: its answer is as far out as it will get. Once for each request, also for one
+    /// whose call was abandoned, and for one that never began (token 0): a parse error.
     pub fn request_end(&self, record: &Record<'_>) {
         let request = record.request.map(|request| request.handle().object());
         let flags = if record.incomplete { abi::RECORD_INCOMPLETE } else { 0 }
@@ -290,6 +298,22 @@ impl Host {
     #[must_use]
     pub fn request_expired(&self, token: u64) -> bool {
         self.handle.request_expired(token)
+    }
+
+    /// The call of this request is still inside the application after its time, and the class has dealt with its
+    /// client without it (answered 504, or closed). The host no longer ends the process for this request; it logs the
+    /// request's name, and has the master replace this worker, which serves on until then. Call it before
+    /// [`Host::request_end`], or the log cannot say which request it was.
+    ///
+    /// While a call is abandoned the applications are neither shut down nor dropped: [`WorkerClass::run`] may return
+    /// with the thread still inside, and the process ends around it.
+    pub fn request_abandoned(&self, token: u64) {
+        self.handle.request_abandoned(token);
+    }
+
+    /// An abandoned call has come back after all. Nothing else is to be reported about its request.
+    pub fn request_recovered(&self, token: u64) {
+        self.handle.request_recovered(token);
     }
 
     /// A setting as text: one of the class's own options, else one of the server's.

@@ -358,6 +358,12 @@ impl Arbiter {
                 log::info!("Using worker: {}", held.generation.class_name());
             }
         }
+        if let Some(config) = self.generations.get(&generation).map(|held| &held.generation.config)
+            && config.worker_class.is_for_threads()
+        {
+            let threads = config.setting_text("threads").unwrap_or_default();
+            log::info!("'sync' has no threads: with --threads {threads} it stands for 'threaded'");
+        }
         Ok(())
     }
 

@@ -125,8 +125,14 @@ impl Reader<'_> {
             (Kind::Mode, DeValue::String(text)) => parse(text),
             (Kind::Seconds, DeValue::Float(number)) => parse(number.as_str()),
             (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
+            (Kind::ChoiceOrFlag(_), DeValue::Boolean(flag)) => parse(&flag.to_string()),
             (
-                Kind::Text | Kind::Path | Kind::Choice(_) | Kind::TextList | Kind::PathList,
+                Kind::Text
+                | Kind::Path
+                | Kind::Choice(_)
+                | Kind::ChoiceOrFlag(_)
+                | Kind::TextList
+                | Kind::PathList,
                 DeValue::String(text),
             ) => parse(text),
             (Kind::TextList | Kind::PathList, DeValue::Array(elements)) => {
@@ -156,7 +162,8 @@ impl Reader<'_> {
                         other => {
                             let (name, got) = (name.get_ref(), article(other));
                             let why = format!(
-                                "worker option '{name}' must be a text, a number or a flag, not {got}"
+                                "'{}.{name}' must be a text, a number or a flag, not {got}",
+                                setting.name
                             );
                             return Err(self.fail(option, &why));
                         }
@@ -164,7 +171,7 @@ impl Reader<'_> {
                     let name = name.get_ref().clone().into_owned();
                     setting
                         .parse(&format!("{name}={text}"))
-                        .map_err(|why| self.fail(option, &format!("worker option '{name}' {why}")))?;
+                        .map_err(|why| self.fail(option, &format!("'{}.{name}' {why}", setting.name)))?;
                     options.insert(name, text);
                 }
                 Ok(Value::Options(options))
@@ -330,7 +337,7 @@ mod tests {
             ),
             (
                 "[worker_options]\na = []",
-                "cannot read /f.toml line 2: worker option 'a' must be a text, a number or a flag, not a list",
+                "cannot read /f.toml line 2: 'worker_options.a' must be a text, a number or a flag, not a list",
             ),
         ];
         for (text, expected) in cases {

@@ -23,6 +23,13 @@ pub struct PluginRef {
     pub name: String,
 }
 
+impl PluginRef {
+    /// Whether this worker class was chosen because the one that was written has no threads.
+    pub fn is_for_threads(&self) -> bool {
+        self.text == WITHOUT_THREADS && self.name == WITH_THREADS
+    }
+}
+
 /// Where references by name are searched, and where relative paths start.
 #[derive(Debug)]
 pub(super) struct PluginSearch<'a> {
@@ -35,18 +42,26 @@ pub(super) struct PluginSearch<'a> {
 /// Names of Gunicorn's worker classes that stand for ours.
 const WORKER_CLASS_ALIASES: &[(&str, &str)] = &[("gthread", "threaded")];
 
+/// As in Gunicorn, who writes the first, which is the default, and wants threads gets the second.
+const WITHOUT_THREADS: &str = "sync";
+const WITH_THREADS: &str = "threaded";
+
 const DEFAULT_APPLICATION: &str = "app";
 
 impl PluginSearch<'_> {
-    /// Probe: finds the file of a worker class.
+    /// Probe: finds the file of a worker class that is to have so many threads.
     ///
     /// # Errors
     /// One sentence that names what was searched.
-    pub(super) fn worker_class(&self, text: &str) -> Result<PluginRef, String> {
+    pub(super) fn worker_class(&self, text: &str, threads: u64) -> Result<PluginRef, String> {
         let alias = WORKER_CLASS_ALIASES.iter().find(|(alias, _)| *alias == text);
-        let reference = alias.map_or(text, |(_, name)| name);
+        let wants_threads = text == WITHOUT_THREADS && threads > 1;
+        let reference = if wants_threads { WITH_THREADS } else { alias.map_or(text, |(_, name)| name) };
         let file = self.find(reference).map_err(|why| {
-            format!("cannot find the worker class '{text}': {why}; give a file with -k, or a directory with --plugin-path")
+            let for_threads = if wants_threads { " with threads" } else { "" };
+            format!(
+                "cannot find the worker class '{text}'{for_threads}: {why}; give a file with -k, or a directory with --plugin-path"
+            )
         })?;
         let name = if is_file_reference(reference) { stem(&file) } else { reference.to_owned() };
         Ok(PluginRef { text: text.to_owned(), file, name })
@@ -128,11 +143,15 @@ mod tests {
         }
         let path = [near.clone(), far.clone()];
         let search = PluginSearch { directory: temp.path(), path: &path };
-        let class = |text: &str| search.worker_class(text).map(|found| (found.file, found.name));
+        let class = |text: &str| search.worker_class(text, 1).map(|found| (found.file, found.name));
         let app = |text: &str| search.application(text).map(|found| (found.file, found.name));
         let found = |file: &Path, name: &str| Ok((file.to_owned(), name.to_owned()));
         assert_eq!(class("threaded"), found(&near.join("libthreaded.so"), "threaded"));
         assert_eq!(class("gthread"), found(&near.join("libthreaded.so"), "threaded"));
+        let chosen = search.worker_class("sync", 2).unwrap();
+        assert_eq!((&chosen.file, chosen.is_for_threads()), (&near.join("libthreaded.so"), true));
+        assert!(!search.worker_class("threaded", 2).unwrap().is_for_threads());
+        assert!(!search.worker_class("far/libthreaded.so", 2).unwrap().is_for_threads());
         assert_eq!(class("far/libthreaded.so"), found(&temp.path().join("far/libthreaded.so"), "threaded"));
         assert_eq!(app("my-app"), found(&far.join("libmy_app.so"), "app"));
         assert_eq!(app("my-app:two"), found(&far.join("libmy_app.so"), "two"));
@@ -145,9 +164,14 @@ mod tests {
         let path = [PathBuf::from("/nowhere/a"), PathBuf::from("/nowhere/b")];
         let search = PluginSearch { directory: Path::new("/"), path: &path };
         assert_eq!(
-            search.worker_class("gevent").unwrap_err(),
+            search.worker_class("gevent", 1).unwrap_err(),
             "cannot find the worker class 'gevent': there is no libgevent.so in /nowhere/a, /nowhere/b; give a file \
              with -k, or a directory with --plugin-path"
+        );
+        let error = search.worker_class("sync", 2).unwrap_err();
+        assert!(
+            error.starts_with("cannot find the worker class 'sync' with threads: there is no libthreaded.so"),
+            "{error}"
         );
         let cases = [
             ("no.so:app", "/no.so: No such file or directory"),

@@ -20,8 +20,8 @@ Flags that may be repeated add to each other within one place; a list in a stron
 weaker one. Only the options of the worker class are replaced one by one. An unknown key or flag is an error, and the
 sentence names the nearest known one.
 
-Two tables of the file are no settings of the server: `[worker_options]` is the same as `--worker-option`, and
-`[app.NAME]` is handed to the application NAME as JSON.
+Settings of the form `NAME=VALUE` are tables in the file: `[worker_options]`, `[secure_scheme_headers]`. One more kind of
+table is no setting of the server: `[app.NAME]` is handed to the application NAME as JSON.
 
 A HUP reads the file again. The command line and the environment are those of the start. *Applies* means that the next
 generation has the new value; *fixed* means that a reload that changes the value is refused, and names the setting.
@@ -69,9 +69,13 @@ fn value(kind: Kind) -> String {
         Kind::TextList => format!("a text{repeated}"),
         Kind::PathList => format!("a path{repeated}"),
         Kind::Options => format!("`NAME=VALUE`{repeated}"),
-        Kind::Seconds | Kind::Mode | Kind::Text | Kind::Path | Kind::Flag | Kind::Choice(_) => {
-            kind.describe()
-        }
+        Kind::Seconds
+        | Kind::Mode
+        | Kind::Text
+        | Kind::Path
+        | Kind::Flag
+        | Kind::Choice(_)
+        | Kind::ChoiceOrFlag(_) => kind.describe(),
     }
 }
 

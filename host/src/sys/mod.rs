@@ -11,6 +11,7 @@ pub mod fork;
 pub mod process;
 pub mod shm;
 pub mod signal;
+pub mod tcp;
 pub mod wait;
 
 pub use nix::unistd::Pid;

@@ -27,7 +27,7 @@ use crate::wire::Socket;
 
 /// Serves `client` and returns the memory for the next one.
 pub(crate) fn serve(server: &Server, client: &Client, memory: Memory) -> Memory {
-    server.host.connection_opened();
+    server.host.connection_opened(client.fd.as_fd());
     let socket = Socket::new(client.fd.as_fd(), server);
     let mut connection = Connection::new(socket, client.peer.clone(), Scheme::Http, memory);
     let linger = match connection.wait_for_head(&server.rules) {

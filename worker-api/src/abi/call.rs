@@ -631,11 +631,11 @@ impl<'x> HostHandle<'x> {
         unsafe { call(self.object.this) != 0 }
     }
 
-    /// Counts a connection.
-    pub fn connection_opened(self) {
+    /// Counts a connection; `fd` is its socket.
+    pub fn connection_opened(self, fd: i32) {
         let call = self.object.table.connection_opened();
         // SAFETY: the object is valid, by the promise given to `new`.
-        unsafe { call(self.object.this) }
+        unsafe { call(self.object.this, fd) }
     }
 
     /// Counts a connection off.
@@ -664,6 +664,20 @@ impl<'x> HostHandle<'x> {
         let call = self.object.table.request_expired();
         // SAFETY: the object is valid, by the promise given to `new`.
         unsafe { call(self.object.this, token) != 0 }
+    }
+
+    /// The call of a request does not come back.
+    pub fn request_abandoned(self, token: u64) {
+        let call = self.object.table.request_abandoned();
+        // SAFETY: the object is valid, by the promise given to `new`.
+        unsafe { call(self.object.this, token) }
+    }
+
+    /// It came back after all.
+    pub fn request_recovered(self, token: u64) {
+        let call = self.object.table.request_recovered();
+        // SAFETY: the object is valid, by the promise given to `new`.
+        unsafe { call(self.object.this, token) }
     }
 
     /// A setting as text.

@@ -19,6 +19,7 @@ use crate::request::{Field, Scheme, Version};
 use crate::worker::{Exchange, Record};
 use std::future::Future;
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -697,6 +698,8 @@ impl<H: HostServices> ServiceTables<H> {
         request_begin: Self::request_begin,
         request_end: Self::request_end,
         request_expired: Self::request_expired,
+        request_abandoned: Self::request_abandoned,
+        request_recovered: Self::request_recovered,
         setting: Self::setting,
         get_extension: Self::no_extension,
     }));
@@ -744,9 +747,14 @@ impl<H: HostServices> ServiceTables<H> {
         u32::from(unsafe { back::<H>(this) }.may_accept())
     }
 
-    unsafe extern "C" fn connection_opened(this: Opaque) {
+    unsafe extern "C" fn connection_opened(this: Opaque, fd: i32) {
         // SAFETY: see above.
-        unsafe { back::<H>(this) }.connection_opened();
+        let host = unsafe { back::<H>(this) };
+        if fd < 0 {
+            return host.connection_opened(None);
+        }
+        // SAFETY: an open socket, lent for the call, by the contract of `connection_opened`, and not -1.
+        host.connection_opened(Some(unsafe { BorrowedFd::borrow_raw(fd) }));
     }
 
     unsafe extern "C" fn connection_closed(this: Opaque) {
@@ -798,6 +806,16 @@ impl<H: HostServices> ServiceTables<H> {
     unsafe extern "C" fn request_expired(this: Opaque, token: u64) -> u32 {
         // SAFETY: see above.
         u32::from(unsafe { back::<H>(this) }.request_expired(token))
+    }
+
+    unsafe extern "C" fn request_abandoned(this: Opaque, token: u64) {
+        // SAFETY: see above.
+        unsafe { back::<H>(this) }.request_abandoned(token);
+    }
+
+    unsafe extern "C" fn request_recovered(this: Opaque, token: u64) {
+        // SAFETY: see above.
+        unsafe { back::<H>(this) }.request_recovered(token);
     }
 
     unsafe extern "C" fn setting(this: Opaque, name: Bytes) -> Bytes {
