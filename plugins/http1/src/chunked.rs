@@ -29,7 +29,7 @@ use memchr::memchr;
 
 use crate::body::{Step, at_most};
 use crate::error::Error;
-use crate::fields::{self, FieldSpan};
+use crate::fields::{self, FieldSpan, Underscores};
 use crate::limits::{HeaderMap, Limits};
 use crate::syntax::{hex_digit, is_space, is_tchar, is_value_octet};
 
@@ -282,7 +282,8 @@ impl TrailerSection {
             }
         }
         if self.ended {
-            fields::parse(&self.bytes, 0, self.lines, map, &mut self.fields)?;
+            let underscores = Underscores { map, excepted: &[] };
+            fields::parse(&self.bytes, 0, self.lines, underscores, &mut self.fields)?;
             if self.fields.iter().any(|field| is_forbidden_trailer(field.name.of(&self.bytes))) {
                 return Err(Error::ForbiddenTrailer);
             }

@@ -83,6 +83,15 @@ pub enum Error {
     /// An expectation other than `100-continue`.
     #[error("Expect of request is not 100-continue")]
     Expectation,
+    /// A PROXY protocol header that is none.
+    #[error("PROXY protocol header is malformed")]
+    ProxyHeader,
+    /// A PROXY protocol header of a peer that is not trusted to send one.
+    #[error("PROXY protocol header from a peer that is not in proxy_allow_ips")]
+    ForbiddenProxy,
+    /// Two fields of `secure_scheme_headers`, of which one says HTTPS and the other HTTP.
+    #[error("header fields of request contradict each other about its scheme")]
+    SchemeHeaders,
     /// Longer than `Limits::body`.
     #[error("request body is longer than the limit")]
     BodyTooLarge,
@@ -166,11 +175,14 @@ impl Error {
             | Self::ContentLengthWithTransferEncoding
             | Self::TransferEncoding
             | Self::TransferEncodingVersion
+            | Self::ProxyHeader
+            | Self::SchemeHeaders
             | Self::Truncated
             | Self::ChunkSize
             | Self::ChunkExtension
             | Self::ChunkEnd
             | Self::ForbiddenTrailer => 400,
+            Self::ForbiddenProxy => 403,
             Self::Timeout => 408,
             Self::BodyTooLarge | Self::ChunkExtensionsTooLarge => 413,
             Self::RequestLineTooLong => 414,
@@ -200,6 +212,7 @@ mod tests {
         for (error, status) in [
             (Error::BareLineFeed, 400),
             (Error::Truncated, 400),
+            (Error::ForbiddenProxy, 403),
             (Error::Timeout, 408),
             (Error::BodyTooLarge, 413),
             (Error::RequestLineTooLong, 414),

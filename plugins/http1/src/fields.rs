@@ -39,6 +39,20 @@ pub(crate) struct FieldSpan {
     pub(crate) value: Span,
 }
 
+/// What becomes of fields with an underscore in their name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Underscores<'l> {
+    pub(crate) map: HeaderMap,
+    /// See `Head::parse_forwarded`; none for trailers.
+    pub(crate) excepted: &'l [String],
+}
+
+impl Underscores<'_> {
+    fn excepts(&self, name: &str) -> bool {
+        self.excepted.iter().any(|excepted| excepted == "*" || excepted.eq_ignore_ascii_case(name))
+    }
+}
+
 /// Appends the fields of `section`, which lies at `base` of its buffer, has `lines` field lines and ends
 /// with an empty line. On error what was appended is meaningless.
 ///
@@ -49,13 +63,13 @@ pub(crate) fn parse(
     section: &[u8],
     base: usize,
     lines: usize,
-    map: HeaderMap,
+    underscores: Underscores<'_>,
     out: &mut Vec<FieldSpan>,
 ) -> Result<(), Error> {
     match lines {
-        0..=32 => parse_into(section, base, &mut [EMPTY_HEADER; 32], map, out),
-        33..=128 => parse_into(section, base, &mut [EMPTY_HEADER; 128], map, out),
-        _ => parse_into(section, base, &mut vec![EMPTY_HEADER; lines], map, out),
+        0..=32 => parse_into(section, base, &mut [EMPTY_HEADER; 32], underscores, out),
+        33..=128 => parse_into(section, base, &mut [EMPTY_HEADER; 128], underscores, out),
+        _ => parse_into(section, base, &mut vec![EMPTY_HEADER; lines], underscores, out),
     }
 }
 
@@ -63,7 +77,7 @@ fn parse_into<'s>(
     section: &'s [u8],
     base: usize,
     array: &mut [Header<'s>],
-    map: HeaderMap,
+    underscores: Underscores<'_>,
     out: &mut Vec<FieldSpan>,
 ) -> Result<(), Error> {
     let headers = match httparse::parse_headers(section, array) {
@@ -81,8 +95,8 @@ fn parse_into<'s>(
     };
     out.reserve(headers.len());
     for header in headers {
-        if memchr::memchr(b'_', header.name.as_bytes()).is_some() {
-            match map {
+        if memchr::memchr(b'_', header.name.as_bytes()).is_some() && !underscores.excepts(header.name) {
+            match underscores.map {
                 HeaderMap::Drop => continue,
                 HeaderMap::Refuse => return Err(Error::UnderscoreName),
                 HeaderMap::Dangerous => {}
@@ -105,7 +119,7 @@ mod tests {
 
     fn fields(section: &[u8], lines: usize, map: HeaderMap) -> Result<Vec<(String, String)>, Error> {
         let mut out = Vec::new();
-        parse(section, 0, lines, map, &mut out)?;
+        parse(section, 0, lines, Underscores { map, excepted: &[] }, &mut out)?;
         let text = |span: Span| span.of(section).escape_ascii().to_string();
         Ok(out.iter().map(|field| (text(field.name), text(field.value))).collect())
     }
@@ -159,5 +173,25 @@ mod tests {
         assert_eq!(fields(section, 2, HeaderMap::Drop).unwrap().len(), 1);
         assert_eq!(fields(section, 2, HeaderMap::Dangerous).unwrap().len(), 2);
         assert_eq!(fields(section, 2, HeaderMap::Refuse), Err(Error::UnderscoreName));
+    }
+
+    #[test]
+    fn excepted_underscores() {
+        let section = b"X_A: 1\r\nx_b: 2\r\nX-A: 3\r\n\r\n";
+        for (excepted, dropped, refused) in [
+            (&[][..], 1, false),
+            (&["x_a"], 2, false),
+            (&["X-A"], 1, false),
+            (&["X_B", "x_A"], 3, true),
+            (&["*"], 3, true),
+        ] {
+            let excepted: Vec<String> = excepted.iter().map(|name| (*name).to_owned()).collect();
+            let count = |map| {
+                let mut out = Vec::new();
+                parse(section, 0, 3, Underscores { map, excepted: &excepted }, &mut out).map(|()| out.len())
+            };
+            assert_eq!(count(HeaderMap::Drop), Ok(dropped), "{excepted:?}");
+            assert_eq!(count(HeaderMap::Refuse).is_ok(), refused, "{excepted:?}");
+        }
     }
 }

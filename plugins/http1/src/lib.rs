@@ -55,6 +55,7 @@ mod error;
 pub mod exchange;
 mod fields;
 mod limits;
+pub mod proxy;
 mod request;
 mod response;
 mod status;

@@ -65,8 +65,7 @@ pub struct Leniency {
 /// Treatment of field names with an underscore.
 ///
 /// CGI-like interfaces map both `X-A` and `X_A` to `HTTP_X_A`, so that a client could speak in the name of
-/// a proxy. The exceptions Gunicorn makes for trusted peers (`forwarder_headers`) depend on the peer's
-/// address; a caller that wants them parses with `Dangerous` and filters for itself.
+/// a proxy. What a proxy itself may say is excepted: see `Head::parse_forwarded`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeaderMap {
     /// As if it had not been sent, though it counts against the limits.

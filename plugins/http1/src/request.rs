@@ -17,7 +17,7 @@
 use memchr::memchr;
 
 use crate::error::Error;
-use crate::fields::{self, FieldSpan, Span};
+use crate::fields::{self, FieldSpan, Span, Underscores};
 use crate::limits::{Leniency, Limits};
 use crate::syntax::{decimal, is_space, is_tchar, is_token, members, trim};
 use crate::target::{self, Target, TargetForm};
@@ -150,17 +150,36 @@ impl Head {
     /// not change meanwhile. What is certain to be refused is refused before the head is complete. After an
     /// error the connection is to be closed, since where the next request begins is not known.
     pub fn parse(&mut self, buf: &[u8], limits: &Limits, leniency: &Leniency) -> Result<Progress, Error> {
+        self.parse_forwarded(buf, limits, leniency, &[])
+    }
+
+    /// As [`Head::parse`], for a request of a proxy that sets fields with an underscore in their name itself.
+    /// `forwarder_headers` are their names, in whatever case, which `header_map` then leaves alone; `*` means
+    /// all.
+    pub fn parse_forwarded(
+        &mut self,
+        buf: &[u8],
+        limits: &Limits,
+        leniency: &Leniency,
+        forwarder_headers: &[String],
+    ) -> Result<Progress, Error> {
         if self.stage == Stage::Complete {
             self.clear();
         }
-        let result = self.search(buf, limits, leniency);
+        let result = self.search(buf, limits, leniency, forwarder_headers);
         if result.is_err() {
             self.stage = Stage::Complete;
         }
         result
     }
 
-    fn search(&mut self, buf: &[u8], limits: &Limits, leniency: &Leniency) -> Result<Progress, Error> {
+    fn search(
+        &mut self,
+        buf: &[u8],
+        limits: &Limits,
+        leniency: &Leniency,
+        excepted: &[String],
+    ) -> Result<Progress, Error> {
         loop {
             self.check_first_octet(buf)?;
             let Some(distance) = memchr(b'\n', &buf[self.searched..]) else {
@@ -187,7 +206,7 @@ impl Head {
                     self.stage = Stage::Fields;
                 }
                 Stage::Fields if line.is_empty() => {
-                    self.take_fields(buf, leniency)?;
+                    self.take_fields(buf, leniency, excepted)?;
                     self.stage = Stage::Complete;
                     return Ok(Progress::Complete { len: self.line_start });
                 }
@@ -260,21 +279,21 @@ impl Head {
         Ok(())
     }
 
-    fn take_fields(&mut self, buf: &[u8], leniency: &Leniency) -> Result<(), Error> {
+    fn take_fields(&mut self, buf: &[u8], leniency: &Leniency, excepted: &[String]) -> Result<(), Error> {
         let section = &buf[self.fields_start..self.line_start];
-        let map = leniency.header_map;
+        let underscores = Underscores { map: leniency.header_map, excepted };
         if self.folded || leniency.strip_header_spaces {
             let base = self.rewritten.len();
             rewrite(section, leniency, &mut self.rewritten);
             self.fields_rewritten = true;
-            fields::parse(&self.rewritten[base..], base, self.lines, map, &mut self.fields)?;
+            fields::parse(&self.rewritten[base..], base, self.lines, underscores, &mut self.fields)?;
             // Only for the borrow checker: the facts are read from the rewritten section.
             let rewritten = std::mem::take(&mut self.rewritten);
             let result = self.take_facts(&rewritten);
             self.rewritten = rewritten;
             result
         } else {
-            fields::parse(section, self.fields_start, self.lines, map, &mut self.fields)?;
+            fields::parse(section, self.fields_start, self.lines, underscores, &mut self.fields)?;
             self.take_facts(buf)
         }
     }
@@ -408,6 +427,13 @@ impl Head {
     ) -> impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone {
         let source = self.fields_source(buf);
         self.fields.iter().map(move |field| (field.name.of(source), field.value.of(source)))
+    }
+
+    /// The field at this place in that order.
+    #[must_use]
+    pub fn field_at<'a>(&'a self, buf: &'a [u8], index: usize) -> Option<(&'a [u8], &'a [u8])> {
+        let source = self.fields_source(buf);
+        self.fields.get(index).map(|field| (field.name.of(source), field.value.of(source)))
     }
 
     /// The first field of this name, in whatever case.

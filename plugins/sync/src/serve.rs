@@ -39,7 +39,7 @@ pub(crate) fn serve(server: &Server, client: &Client, memory: Memory) -> Memory 
         connection.linger();
     }
     server.host.connection_closed();
-    connection.into_parts().1
+    connection.into_parts().2
 }
 
 /// Lets the application answer; returns whether to linger.

@@ -15,25 +15,22 @@ use rgunicorn_worker_api::error::Fault;
 use rgunicorn_worker_api::request::{Address, Field, Head};
 use rgunicorn_worker_api::worker::{Exchange, Host, Record, Verdict, request_of};
 
-use super::connection::wait;
 use super::conversation::{Conversation, Ended};
 use super::outlet::Tail;
-use super::rules::Rules;
 use super::seen::Seen;
 use super::wire::{Interest, Wire};
 
 /// One request and its answer, on one thread.
 pub struct Blocking<'c, W> {
     seen: Seen<'c>,
-    rules: &'c Rules,
     talk: RefCell<Conversation<'c, W>>,
     /// The application of a stream was told that the worker wants to leave.
     told: Cell<bool>,
 }
 
 impl<'c, W: Wire> Blocking<'c, W> {
-    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, rules: &'c Rules) -> Self {
-        Self { seen, rules, talk: RefCell::new(talk), told: Cell::new(false) }
+    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>) -> Self {
+        Self { seen, talk: RefCell::new(talk), told: Cell::new(false) }
     }
 
     /// Names the request as the host does, from `Host::request_begin`.
@@ -68,24 +65,8 @@ impl<'c, W: Wire> Blocking<'c, W> {
         host.request_end(&record(&self.seen, &request_of(self), &fields, ended));
     }
 
-    /// Waits until the wire is ready, and counts what that finds.
     fn wait(&self, interest: Interest) -> Result<(), Fault> {
-        let mut talk = self.talk.borrow_mut();
-        if self.seen.expired() {
-            return Err(talk.fail(Fault::Expired));
-        }
-        let stream = talk.phase == super::conversation::Phase::Stream;
-        let timeout = match interest {
-            Interest::Readable if stream => None,
-            Interest::Readable => self.rules.body_timeout,
-            Interest::Writable => self.rules.write_timeout,
-        };
-        match (wait(talk.wire, interest, timeout), interest) {
-            (Ok(()), _) => Ok(()),
-            (Err(Fault::TimedOut), Interest::Readable) => Err(talk.body_timed_out()),
-            (Err(fault), Interest::Readable) => Err(talk.lose(fault)),
-            (Err(fault), Interest::Writable) => Err(talk.lose_output(fault)),
-        }
+        self.talk.borrow_mut().wait(&self.seen, interest)
     }
 
     fn send(&self, tail: &mut Tail<'_>) -> Result<(), Fault> {
@@ -147,7 +128,7 @@ impl<W: Wire> Exchange for Blocking<'_, W> {
     }
 
     fn local(&self) -> &Address {
-        self.seen.local.get_or_init(|| self.talk.borrow_mut().wire.local())
+        self.seen.local.get_or_init(|| Box::new(self.talk.borrow_mut().wire.local()))
     }
 
     fn body_length(&self) -> Option<u64> {
@@ -186,7 +167,7 @@ impl<W: Wire> Exchange for Blocking<'_, W> {
     }
 
     fn start(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
-        self.talk.borrow_mut().start(status, fields, None)
+        self.talk.borrow_mut().start(&self.seen, status, fields, None)
     }
 
     fn write(&self, piece: &[u8]) -> Result<(), Fault> {
@@ -237,12 +218,12 @@ impl<W: Wire> Exchange for Blocking<'_, W> {
     }
 
     fn respond(&self, status: u16, fields: &[Field<'_>], body: &[u8]) -> Result<(), Fault> {
-        self.talk.borrow_mut().start(status, fields, Some(body.len()))?;
+        self.talk.borrow_mut().start(&self.seen, status, fields, Some(body.len()))?;
         self.write_framed(body, true)
     }
 
     fn take_over(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
-        self.talk.borrow_mut().take_over(status, fields)?;
+        self.talk.borrow_mut().take_over(&self.seen, status, fields)?;
         self.flushed()
     }
 

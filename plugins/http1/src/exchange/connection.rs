@@ -7,6 +7,9 @@
 //! What a newcomer gets wrong: the buffer may already hold the next request. Call [`Connection::receive`]
 //! before waiting for the socket, not after.
 
+mod ahead;
+mod linger;
+
 use std::fmt;
 use std::io::ErrorKind;
 use std::sync::OnceLock;
@@ -17,25 +20,26 @@ use std::time::{Duration, Instant};
 use rgunicorn_worker_api::error::Fault;
 use rgunicorn_worker_api::request::{Address, Scheme};
 
+pub use self::ahead::Ahead;
+pub use self::linger::{LINGER_TIME, Lingering};
+
+use self::ahead::Looked;
 use super::blocking::Blocking;
-use super::conversation::{Conversation, Ended, Opening, dated};
+use super::conversation::{Aside, Conversation, Ended, Opening, dated};
 use super::outlet::{Outlet, Tail};
 use super::polled::Polled;
 use super::rules::Rules;
 use super::seen::{Seen, Watch};
-use super::wire::{Interest, Wire};
+use super::wire::{Interest, Wire, fault_of};
 use crate::error::Error;
-use crate::request::{Head, MethodKind, Progress};
+use crate::proxy::{self, Preface};
+use crate::request::{BodyFraming, Head, MethodKind, Progress};
 use crate::response;
 
 /// Where reading a head begins; most are shorter.
 const FIRST_READ: usize = 8 * 1024;
 /// Longer buffers are not kept for the next connection.
 const KEPT: usize = 64 * 1024;
-/// How much of a client's unwanted octets is read before closing anyway, and for how long. A client that
-/// sends this much after it was told to stop will see a reset; it could be kept waiting no better.
-const LINGER_OCTETS: usize = 256 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// Octets read beyond the head's buffer.
 #[derive(Debug, Default)]
@@ -73,11 +77,15 @@ impl Spill {
 
 /// The buffers of a connection, to be reused by the next one.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct Memory(Box<Buffers>);
+
+#[derive(Debug, Default)]
+struct Buffers {
     input: Vec<u8>,
     head: Head,
     spill: Spill,
-    output: Vec<u8>,
+    outlet: Outlet,
+    aside: Aside,
 }
 
 /// What has been received.
@@ -93,49 +101,122 @@ pub enum Arrival {
     Refused(Error),
 }
 
+/// Who is at the other end of a connection. A class keeps it while the connection is idle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The other end of the socket, by which is judged whom to trust.
+    peer: Address,
+    /// Whom a trusted proxy speaks for.
+    client: Option<Box<Address>>,
+    /// Nothing but a PROXY protocol header, or a part of one, was received yet.
+    at_preface: bool,
+}
+
+impl Caller {
+    /// The client: the other end of the socket, or whom a trusted proxy there speaks for (PROXY protocol).
+    #[must_use]
+    pub fn client(&self) -> &Address {
+        self.client.as_deref().unwrap_or(&self.peer)
+    }
+}
+
+/// Of a connection that was just accepted.
+impl From<Address> for Caller {
+    fn from(peer: Address) -> Self {
+        Self { peer, client: None, at_preface: true }
+    }
+}
+
 /// One connection, between requests.
 pub struct Connection<W> {
     wire: W,
-    peer: Address,
+    caller: Caller,
     scheme: Scheme,
-    memory: Memory,
+    /// Of this request, as a trusted proxy may have told.
+    request_scheme: Scheme,
+    memory: Box<Buffers>,
     filled: usize,
     parsed: usize,
     head_len: usize,
+    /// The last read found no more than it took.
     quiet: bool,
+    /// A short read no longer means that there is no more: the end of the client's direction is there too.
+    ending: bool,
     ended_by_client: bool,
+    looked: Option<Box<Looked>>,
+    /// Why nothing more can be received.
+    fault: Option<Fault>,
+    /// The body belongs to another exchange.
+    bodiless: bool,
+    linger_left: u32,
 }
 
 impl<W: Wire> Connection<W> {
     /// A connection on which nothing was received yet.
     #[must_use]
-    pub fn new(wire: W, peer: Address, scheme: Scheme, mut memory: Memory) -> Self {
+    pub fn new(wire: W, caller: impl Into<Caller>, scheme: Scheme, memory: Memory) -> Self {
+        let Memory(mut memory) = memory;
         memory.head.clear();
         memory.spill.clear();
+        memory.outlet.discard();
         Self {
             wire,
-            peer,
+            caller: caller.into(),
             scheme,
+            request_scheme: scheme,
             memory,
             filled: 0,
             parsed: 0,
             head_len: 0,
             quiet: false,
+            ending: false,
             ended_by_client: false,
+            looked: None,
+            fault: None,
+            bodiless: false,
+            linger_left: 0,
         }
     }
 
-    /// The wire and the memory.
+    /// A connection that stands in for another one, whose application does not let go of its exchange: `octets`
+    /// are that one's complete head ([`Connection::head`]). The exchange that is opened here answers and
+    /// reports in its stead; it has nothing of the request's body. `None` if they are no complete head.
     #[must_use]
-    pub fn into_parts(self) -> (W, Memory) {
+    pub fn with_head(
+        wire: W,
+        caller: impl Into<Caller>,
+        scheme: Scheme,
+        rules: &Rules,
+        octets: &[u8],
+        memory: Memory,
+    ) -> Option<Self> {
+        let mut connection = Self::new(wire, caller, scheme, memory);
+        connection.caller.at_preface = false;
+        let input = &mut connection.memory.input;
+        if input.len() < octets.len() {
+            input.resize(octets.len(), 0);
+        }
+        input[..octets.len()].copy_from_slice(octets);
+        connection.filled = octets.len();
+        connection.parsed = octets.len();
+        match connection.parse(rules) {
+            Ok(Progress::Complete { len }) => connection.head_len = len,
+            Ok(Progress::Partial) | Err(_) => return None,
+        }
+        connection.bodiless = true;
+        Some(connection)
+    }
+
+    /// The wire, the client and the memory, which serves another connection: between requests an idle one needs
+    /// only the first two. What was received or is still unsent is given up.
+    #[must_use]
+    pub fn into_parts(self) -> (W, Caller, Memory) {
         let mut memory = self.memory;
         if memory.input.len() > KEPT {
             memory.input = Vec::new();
         }
-        if memory.output.capacity() > KEPT {
-            memory.output = Vec::new();
-        }
-        (self.wire, memory)
+        memory.outlet.trim();
+        (self.wire, self.caller, Memory(memory))
     }
 
     /// The wire, to be watched.
@@ -143,10 +224,16 @@ impl<W: Wire> Connection<W> {
         &mut self.wire
     }
 
-    /// The client.
+    /// The client: the other end of the socket, or whom a trusted proxy there speaks for (PROXY protocol).
     #[must_use]
     pub fn peer(&self) -> &Address {
-        &self.peer
+        self.caller.client()
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Whether something of a head was received.
@@ -166,8 +253,7 @@ impl<W: Wire> Connection<W> {
         loop {
             if self.parsed < self.filled {
                 self.parsed = self.filled;
-                let octets = &self.memory.input[..self.filled];
-                match self.memory.head.parse(octets, &rules.limits, &rules.leniency) {
+                match self.parse(rules) {
                     Ok(Progress::Partial) => {}
                     Ok(Progress::Complete { len }) => {
                         self.head_len = len;
@@ -194,7 +280,7 @@ impl<W: Wire> Connection<W> {
                 }
                 Ok(count) => {
                     self.filled += count;
-                    self.quiet = count < size;
+                    self.quiet = count < size && !self.ending;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -204,6 +290,44 @@ impl<W: Wire> Connection<W> {
                 Err(_) => return Arrival::Closed,
             }
         }
+    }
+
+    /// Looks for a whole head in what was received, behind a PROXY protocol header if there is one.
+    fn parse(&mut self, rules: &Rules) -> Result<Progress, Error> {
+        if self.caller.at_preface && !self.take_preface(rules)? {
+            return Ok(Progress::Partial);
+        }
+        let octets = &self.memory.input[..self.filled];
+        let Rules { limits, leniency, forwarded, .. } = rules;
+        let head = &mut self.memory.head;
+        let progress =
+            head.parse_forwarded(octets, limits, leniency, forwarded.headers_of(&self.caller.peer))?;
+        if let Progress::Complete { .. } = progress {
+            self.request_scheme = forwarded.scheme(&self.caller.peer, head, octets, self.scheme)?;
+        }
+        Ok(progress)
+    }
+
+    /// Takes a PROXY protocol header out of the input; `false` if there may still be one, or nothing is behind it.
+    fn take_preface(&mut self, rules: &Rules) -> Result<bool, Error> {
+        let octets = &self.memory.input[..self.filled];
+        let preface = match proxy::parse(octets, rules.proxy_protocol, rules.limits.head) {
+            Ok(Preface::Partial) => return Ok(false),
+            Ok(Preface::Absent) => {
+                self.caller.at_preface = false;
+                return Ok(true);
+            }
+            // Whether such a peer's header is well-formed is of no interest.
+            _ if !rules.proxy_allow.has(&self.caller.peer) => return Err(Error::ForbiddenProxy),
+            other => other?,
+        };
+        let Preface::Complete { len, client } = preface else { return Ok(false) };
+        self.caller.at_preface = false;
+        self.caller.client = client.map(Box::new);
+        self.memory.input.copy_within(len..self.filled, 0);
+        self.filled -= len;
+        self.parsed = self.filled;
+        Ok(self.filled > 0)
     }
 
     /// As [`Connection::receive`], but waits. The whole head must arrive within `head_timeout`, however
@@ -227,6 +351,31 @@ impl<W: Wire> Connection<W> {
         }
     }
 
+    /// To be called when the wire has become readable since the last read: a short read before that means
+    /// nothing now.
+    pub fn readable(&mut self) {
+        self.quiet = false;
+    }
+
+    /// To be called when the wire reports that the client has ended its direction (`EPOLLRDHUP`): an
+    /// edge-triggered event tells that once, and a short read does not mean then that nothing is behind it.
+    pub fn more_to_come(&mut self) {
+        self.quiet = false;
+        self.ending = true;
+    }
+
+    /// Whether the wire is known to be empty, so that [`Connection::receive`] had better wait for an event.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.quiet && self.filled == 0
+    }
+
+    /// The octets of a head that is complete.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.memory.input[..self.head_len]
+    }
+
     /// The request-target of a head that is complete, by which the application is selected.
     #[must_use]
     pub fn target(&self) -> &[u8] {
@@ -240,15 +389,16 @@ impl<W: Wire> Connection<W> {
         keep_alive: bool,
         watch: &'c dyn Watch,
     ) -> (Seen<'c>, Conversation<'c, W>) {
-        let Memory { input, head, spill, output } = &mut self.memory;
+        let Buffers { input, head, spill, outlet, aside } = &mut *self.memory;
         let octets = &input[..self.filled];
         spill.clear();
+        outlet.unmark();
         let seen = Seen {
             octets,
             head,
             mount,
-            scheme: self.scheme,
-            peer: &self.peer,
+            scheme: self.request_scheme,
+            peer: self.caller.client(),
             local: OnceLock::new(),
             trailers: OnceLock::new(),
             watch,
@@ -259,8 +409,12 @@ impl<W: Wire> Connection<W> {
             rules,
             rest: &octets[self.head_len..],
             spill,
-            output,
+            aside,
+            outlet,
             quiet: self.quiet,
+            ended_by_client: self.ended_by_client,
+            fault: self.fault,
+            bodiless: self.bodiless,
             keep_alive,
             bytes_in: self.filled as u64,
         };
@@ -278,7 +432,7 @@ impl<W: Wire> Connection<W> {
         watch: &'c dyn Watch,
     ) -> Blocking<'c, W> {
         let (seen, conversation) = self.open(rules, mount, keep_alive, watch);
-        Blocking::new(seen, conversation, rules)
+        Blocking::new(seen, conversation)
     }
 
     /// The exchange for an async application. `changed` is woken when a call from elsewhere changes
@@ -292,7 +446,7 @@ impl<W: Wire> Connection<W> {
         changed: Waker,
     ) -> Polled<'c, W> {
         let (seen, conversation) = self.open(rules, mount, keep_alive, watch);
-        Polled::new(seen, conversation, rules, changed)
+        Polled::new(seen, conversation, changed)
     }
 
     /// Goes on to the next request after an exchange that kept the connection.
@@ -308,22 +462,44 @@ impl<W: Wire> Connection<W> {
         self.filled += spilled.len();
         self.memory.spill.clear();
         self.parsed = 0;
-        self.quiet = false;
+        self.looked = None;
+        self.quiet = ended.quiet && !self.ending;
+    }
+
+    /// Octets of answers that are still to be sent; see [`Polled::gather`].
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        usize::try_from(self.memory.outlet.pending()).unwrap_or(usize::MAX)
+    }
+
+    /// Sends them as far as the client takes them now; `true` if that was all.
+    ///
+    /// # Errors
+    /// Nothing can be sent any more: close.
+    pub fn send(&mut self) -> Result<bool, Fault> {
+        self.memory.outlet.send(&mut self.wire, &mut Tail::default()).map_err(|error| fault_of(&error))
+    }
+
+    /// Whether octets of a next request lie behind the one whose exchange is to be opened. That is certain only
+    /// of a request without a body.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.memory.head.framing() == BodyFraming::None && self.filled > self.head_len
     }
 
     /// Answers a head that cannot be served, as far as the client takes it without being waited for: the
     /// answer is shorter than any socket's buffer. Returns status and octets of the body, for the record.
     pub fn refuse(&mut self, error: &Error) -> (u16, u64) {
         let status = error.status();
-        let mut outlet = Outlet::new(&mut self.memory.output);
-        dated(|date| response::error_response(outlet.buffer(), status, MethodKind::Other, date));
+        let outlet = &mut self.memory.outlet;
+        let buffer = outlet.buffer();
+        let start = buffer.len();
+        dated(|date| response::error_response(buffer, status, MethodKind::Other, date));
+        let body = body_of(&buffer[start..]);
         match outlet.send(&mut self.wire, &mut Tail::default()) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return (0, 0),
+            Ok(true) => (status, body),
+            Ok(false) | Err(_) => (0, 0),
         }
-        let answer = &self.memory.output;
-        let head = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
-        (status, (answer.len() - head) as u64)
     }
 
     /// Whether to linger after [`Connection::refuse`]; see [`Ended::linger`].
@@ -331,38 +507,18 @@ impl<W: Wire> Connection<W> {
     pub fn may_have_more(&self) -> bool {
         !self.ended_by_client
     }
-
-    /// Ends the server's direction and waits until the client has ended its own, so that closing the socket
-    /// resets nothing. Bounded in time and octets.
-    pub fn linger(&mut self) {
-        if self.wire.shutdown_write().is_err() {
-            return;
-        }
-        let mut left = LINGER_OCTETS;
-        let mut deadline = None;
-        let mut buffer = [0; 8192];
-        while left > 0 {
-            match self.wire.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(count) => left = left.saturating_sub(count),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let until = *deadline.get_or_insert_with(|| Instant::now() + LINGER_TIME);
-                    match self.wire.wait(Interest::Readable, Some(until)) {
-                        Ok(true) => {}
-                        Ok(false) | Err(_) => return,
-                    }
-                }
-                Err(_) => return,
-            }
-        }
-    }
 }
 
 impl<W> fmt::Debug for Connection<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Connection").field("caller", &self.caller).finish_non_exhaustive()
     }
+}
+
+/// How many octets follow the head of `answer`.
+pub(super) fn body_of(answer: &[u8]) -> u64 {
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
+    (answer.len() - head) as u64
 }
 
 /// What the blocking face and the class's own waits have in common.

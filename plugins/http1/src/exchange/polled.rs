@@ -1,4 +1,7 @@
-//! The exchange for async applications: a call that cannot go on is `Pending`, and the class waits.
+//! The exchange on an event loop: a call that cannot go on is `Pending`, and the class waits.
+//!
+//! Async applications use its `poll_…` calls. Inline ones use the others, which never wait: reading has what is
+//! there, writing queues. Blocking ones are given its waiting face (`waiting`).
 //!
 //! It owns the wakers of three sides (reading, writing, the client's leaving), which may belong to different
 //! tasks, and the times since which somebody waits. The class asks [`Polled::wanted`], waits for that, tells
@@ -24,14 +27,14 @@ use rgunicorn_worker_api::worker::{Exchange, Host, Verdict, request_of};
 use super::blocking::record;
 use super::conversation::{Conversation, Ended, Phase};
 use super::outlet::Tail;
-use super::rules::Rules;
 use super::seen::Seen;
+use super::waiting::Waiting;
 use super::wire::Wire;
 
 /// Most octets buffered for a client that does not take them, chunk framing aside.
-const FULL: usize = 64 * 1024;
+pub(super) const FULL: u64 = 64 * 1024;
 /// A write is taken again when no more than this is buffered, so that one is worth its system call.
-const ROOM: usize = 32 * 1024;
+const ROOM: u64 = 32 * 1024;
 
 /// What the class should wait for. The client's leaving (`POLLHUP`, `POLLERR`) it always looks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,8 +68,8 @@ impl Side {
     }
 }
 
-struct Inner<'c, W> {
-    talk: Conversation<'c, W>,
+pub(super) struct Inner<'c, W> {
+    pub(super) talk: Conversation<'c, W>,
     read: Side,
     write: Side,
     gone: Option<Waker>,
@@ -76,26 +79,70 @@ struct Inner<'c, W> {
 
 impl<W: Wire> Inner<'_, W> {
     /// After something was buffered or sent: the time since which the client takes nothing.
-    fn note_output(&mut self, before: usize) {
+    fn note_output(&mut self, before: u64) {
         let pending = self.talk.outlet.pending();
-        if pending == 0 {
+        if pending == 0 || self.talk.gathers {
             self.write.moved();
         } else if pending < before || self.write.since.is_none() {
             self.write.since = Some(Instant::now());
         }
     }
 
-    /// Sends what the client takes, and buffers the rest.
+    /// Sends what the client takes, and queues the rest.
     fn send_or_keep(&mut self, mut tail: Tail<'_>) -> Result<(), Fault> {
         let before = self.talk.outlet.pending();
-        if !self.talk.send(&mut tail)? {
+        if self.talk.gather(&tail) || !self.talk.send(&mut tail)? {
             self.talk.outlet.keep(&tail);
         }
         self.note_output(before);
         Ok(())
     }
 
+    /// As `send_or_keep`, for a call that neither waits nor takes less, and so must have a bound.
+    fn send_or_keep_within(&mut self, tail: Tail<'_>, seen: &Seen<'_>) -> Result<(), Fault> {
+        self.send_or_keep(tail)?;
+        self.bounded(seen)
+    }
+
+    fn bounded(&mut self, seen: &Seen<'_>) -> Result<(), Fault> {
+        if self.talk.outlet.weight() > self.talk.rules.buffer {
+            return Err(self.talk.lose_overfull(seen.line()));
+        }
+        Ok(())
+    }
+
+    /// Sends what the client takes. What is left is buffered if that is no more than `most` octets in all;
+    /// `false` if it is more.
+    pub(super) fn send_or_keep_up_to(&mut self, tail: &mut Tail<'_>, most: u64) -> Result<bool, Fault> {
+        let before = self.talk.outlet.pending();
+        let sent = self.talk.send(tail)?;
+        let fits = self.talk.outlet.pending() + tail.len() as u64 <= most;
+        if !sent && fits {
+            self.talk.outlet.keep(tail);
+        }
+        self.note_output(before);
+        Ok(sent || fits)
+    }
+
+    /// Sends what is there of a whole answer, unless answers gather.
+    fn push_end(&mut self) -> Result<(), Fault> {
+        self.send_or_keep(Tail::default())
+    }
+
+    pub(super) fn send_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<u64>, Fault> {
+        let before = self.talk.outlet.pending();
+        let result = self.talk.send_file(file, offset, length);
+        self.note_output(before);
+        result
+    }
+
     fn push(&mut self) -> Result<bool, Fault> {
+        self.talk.gathers = false;
         self.send_or_keep(Tail::default())?;
         Ok(self.talk.outlet.pending() == 0)
     }
@@ -106,7 +153,8 @@ impl<W: Wire> Inner<'_, W> {
             self.push()?;
         }
         let pending = self.talk.outlet.pending();
-        Ok((pending <= ROOM).then_some(FULL - pending.min(ROOM)))
+        // Both are small enough for any machine.
+        Ok((pending <= ROOM).then(|| (FULL - pending) as usize))
     }
 
     fn wakers(&mut self) -> [Option<Waker>; 3] {
@@ -116,8 +164,7 @@ impl<W: Wire> Inner<'_, W> {
 
 /// One request and its answer, on any thread.
 pub struct Polled<'c, W> {
-    seen: Seen<'c>,
-    rules: &'c Rules,
+    pub(super) seen: Seen<'c>,
     inner: Mutex<Inner<'c, W>>,
     changed: Waker,
 }
@@ -127,7 +174,7 @@ fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
 }
 
 impl<'c, W: Wire> Polled<'c, W> {
-    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, rules: &'c Rules, changed: Waker) -> Self {
+    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, changed: Waker) -> Self {
         let inner = Inner {
             talk,
             read: Side::default(),
@@ -136,10 +183,10 @@ impl<'c, W: Wire> Polled<'c, W> {
             draining: None,
             is_gone: false,
         };
-        Self { seen, rules, inner: Mutex::new(inner), changed }
+        Self { seen, inner: Mutex::new(inner), changed }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner<'c, W>> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner<'c, W>> {
         // A panic under the lock is a bug of ours that has been logged; the exchange ends all the same.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,6 +205,13 @@ impl<'c, W: Wire> Polled<'c, W> {
         result
     }
 
+    /// The face for a blocking application: its calls wait, by [`Wire::wait`]. When it has returned, go on
+    /// here: what it buffered is still to be sent.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting<'_, 'c, W> {
+        Waiting::new(self)
+    }
+
     /// Names the request as the host does, from `Host::request_begin`.
     pub fn set_token(&self, token: u64) {
         self.seen.token.store(token, Ordering::Relaxed);
@@ -167,6 +221,16 @@ impl<'c, W: Wire> Polled<'c, W> {
     #[must_use]
     pub fn refused(&self) -> bool {
         self.inner().talk.refused()
+    }
+
+    /// Lets the answer wait behind those of earlier requests, and for those of the next: for one that is quick
+    /// and has a next request behind it already. It is sent as usual if it is long, is flushed, or ends the
+    /// connection. After [`Polled::conclude`] the next exchange goes on with it if that one gathers too; else
+    /// [`Connection::send`] comes first, and before any wait for the client.
+    ///
+    /// [`Connection::send`]: super::Connection::send
+    pub fn gather(&self) {
+        self.inner().talk.gathers = true;
     }
 
     /// Answers by itself, where no application is to be called.
@@ -182,15 +246,15 @@ impl<'c, W: Wire> Polled<'c, W> {
 
     fn wanted_of(&self, inner: &Inner<'_, W>) -> Wanted {
         let readable = inner.read.waker.is_some();
-        let sending = inner.talk.outlet.pending() > 0 && !inner.talk.held;
+        let sending = !inner.talk.outlet.is_empty() && !inner.talk.held && !inner.talk.gathers;
         let writable = sending || inner.write.waker.is_some();
         let due = |since: Option<Instant>, timeout: Option<Duration>| Some(since? + timeout?);
         let read_due = if readable && inner.talk.phase != Phase::Stream {
-            due(inner.read.since, self.rules.body_timeout)
+            due(inner.read.since, inner.talk.rules.body_timeout)
         } else {
             None
         };
-        let write_due = if writable { due(inner.write.since, self.rules.write_timeout) } else { None };
+        let write_due = if writable { due(inner.write.since, inner.talk.rules.write_timeout) } else { None };
         let deadline = [read_due, write_due].into_iter().flatten().min();
         Wanted { readable, writable, deadline }
     }
@@ -258,10 +322,11 @@ impl<'c, W: Wire> Polled<'c, W> {
                 since.zip(timeout).is_some_and(|(since, timeout)| since + timeout <= now)
             };
             let stream = inner.talk.phase == Phase::Stream;
-            if inner.read.waker.is_some() && !stream && over(inner.read.since, self.rules.body_timeout) {
+            if inner.read.waker.is_some() && !stream && over(inner.read.since, inner.talk.rules.body_timeout)
+            {
                 inner.talk.body_timed_out();
                 inner.read.waker.take()
-            } else if over(inner.write.since, self.rules.write_timeout) {
+            } else if over(inner.write.since, inner.talk.rules.write_timeout) {
                 inner.talk.lose_output(Fault::TimedOut);
                 inner.write.moved();
                 inner.write.waker.take()
@@ -280,6 +345,9 @@ impl<'c, W: Wire> Polled<'c, W> {
         inner.write.waker = None;
         (inner.gone, inner.draining) = (None, None);
         inner.talk.settle(verdict, &self.seen);
+        if inner.talk.may_gather(&self.seen) {
+            return;
+        }
         // A client that cannot be reached has been noted.
         let _ = inner.push();
     }
@@ -301,7 +369,8 @@ impl<'c, W: Wire> Polled<'c, W> {
     /// Whether something is left to be sent, and can be.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        self.inner().talk.outlet.pending() > 0
+        let inner = self.inner();
+        !inner.talk.outlet.is_empty() && !inner.talk.gathers
     }
 
     /// Uses the wire, to look at it or to wait for it.
@@ -328,7 +397,7 @@ impl<W: Wire> Exchange for Polled<'_, W> {
     }
 
     fn local(&self) -> &Address {
-        self.seen.local.get_or_init(|| self.inner().talk.wire.local())
+        self.seen.local.get_or_init(|| Box::new(self.inner().talk.wire.local()))
     }
 
     fn body_length(&self) -> Option<u64> {
@@ -385,14 +454,14 @@ impl<W: Wire> Exchange for Polled<'_, W> {
 
     fn start(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
         // The head waits for the first piece of the body: nothing new to wait for.
-        self.inner().talk.start(status, fields, None)
+        self.inner().talk.start(&self.seen, status, fields, None)
     }
 
     fn write(&self, piece: &[u8]) -> Result<(), Fault> {
         self.call(|inner| {
             let mut head = [0; 18];
             let tail = inner.talk.frame(piece, &mut head, false)?;
-            inner.send_or_keep(tail)
+            inner.send_or_keep_within(tail, &self.seen)
         })
     }
 
@@ -426,9 +495,22 @@ impl<W: Wire> Exchange for Polled<'_, W> {
         })
     }
 
-    fn send_file(&self, _: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Fault> {
-        // It may not wait, and a file is not buffered.
-        Err(Fault::Misuse)
+    fn send_file(&self, file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<(), Fault> {
+        self.call(|inner| {
+            let mut sent = 0;
+            loop {
+                match inner.send_file(file, offset + sent, length - sent)? {
+                    Some(count) => sent += count,
+                    None => {
+                        inner.talk.queue_file(file, offset + sent, length - sent)?;
+                        return inner.bounded(&self.seen);
+                    }
+                }
+                if sent == length {
+                    return Ok(());
+                }
+            }
+        })
     }
 
     fn poll_send_file(
@@ -438,19 +520,14 @@ impl<W: Wire> Exchange for Polled<'_, W> {
         offset: u64,
         length: u64,
     ) -> Poll<Result<u64, Fault>> {
-        self.call(|inner| {
-            let before = inner.talk.outlet.pending();
-            let result = inner.talk.send_file(file, offset, length);
-            inner.note_output(before);
-            match result? {
-                Some(sent) => {
-                    inner.write.moved();
-                    Poll::Ready(Ok(sent))
-                }
-                None => {
-                    inner.write.wait(context);
-                    Poll::Pending
-                }
+        self.call(|inner| match inner.send_file(file, offset, length)? {
+            Some(sent) => {
+                inner.write.moved();
+                Poll::Ready(Ok(sent))
+            }
+            None => {
+                inner.write.wait(context);
+                Poll::Pending
             }
         })
     }
@@ -462,22 +539,22 @@ impl<W: Wire> Exchange for Polled<'_, W> {
     fn end(&self) -> Result<(), Fault> {
         self.call(|inner| {
             inner.talk.end()?;
-            inner.push().map(|_| ())
+            inner.push_end()
         })
     }
 
     fn respond(&self, status: u16, fields: &[Field<'_>], body: &[u8]) -> Result<(), Fault> {
         self.call(|inner| {
-            inner.talk.start(status, fields, Some(body.len()))?;
+            inner.talk.start(&self.seen, status, fields, Some(body.len()))?;
             let mut head = [0; 18];
             let tail = inner.talk.frame(body, &mut head, true)?;
-            inner.send_or_keep(tail)
+            inner.send_or_keep_within(tail, &self.seen)
         })
     }
 
     fn take_over(&self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
         self.call(|inner| {
-            inner.talk.take_over(status, fields)?;
+            inner.talk.take_over(&self.seen, status, fields)?;
             inner.push().map(|_| ())
         })
     }
@@ -502,7 +579,7 @@ impl<W: Wire> Exchange for Polled<'_, W> {
     fn stream_write(&self, piece: &[u8]) -> Result<(), Fault> {
         self.call(|inner| {
             inner.talk.stream_frame(piece.len())?;
-            inner.send_or_keep(Tail([piece, b"", b"", b""]))
+            inner.send_or_keep_within(Tail([piece, b"", b"", b""]), &self.seen)
         })
     }
 
@@ -546,7 +623,7 @@ impl<W> fmt::Debug for Polled<'_, W> {
 
 #[cfg(test)]
 impl<W: Wire> Polled<'_, W> {
-    pub(super) fn inner_pending(&self) -> usize {
+    pub(super) fn inner_pending(&self) -> u64 {
         self.inner().talk.outlet.pending()
     }
 }

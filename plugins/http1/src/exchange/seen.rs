@@ -48,7 +48,7 @@ impl Watch for Unwatched {
     }
 }
 
-pub(super) type Trailers = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Trailers = Box<[(Vec<u8>, Vec<u8>)]>;
 
 pub(super) struct Seen<'c> {
     /// The head, and whatever of the body came with it.
@@ -57,7 +57,7 @@ pub(super) struct Seen<'c> {
     pub(super) mount: &'c [u8],
     pub(super) scheme: Scheme,
     pub(super) peer: &'c Address,
-    pub(super) local: OnceLock<Address>,
+    pub(super) local: OnceLock<Box<Address>>,
     pub(super) trailers: OnceLock<Trailers>,
     pub(super) watch: &'c dyn Watch,
     pub(super) token: AtomicU64,
@@ -79,7 +79,7 @@ impl Seen<'_> {
     }
 
     pub(super) fn field(&self, index: usize) -> Option<Field<'_>> {
-        self.head.fields(self.octets).nth(index).map(|(name, value)| Field { name, value })
+        self.head.field_at(self.octets, index).map(|(name, value)| Field { name, value })
     }
 
     pub(super) fn trailer(&self, index: usize) -> Option<Field<'_>> {

@@ -2,6 +2,13 @@
 //!
 //! It owns the scripted wire. What a newcomer gets wrong: the date differs from run to run, and is cut out.
 
+mod ahead;
+mod between;
+mod gather;
+mod proxies;
+mod queue;
+mod waiting;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
@@ -16,7 +23,9 @@ use rgunicorn_worker_api::error::Fault;
 use rgunicorn_worker_api::request::{Address, Field, Scheme};
 use rgunicorn_worker_api::worker::{Exchange, Verdict};
 
-use super::{Arrival, Connection, Ended, Interest, Memory, Polled, Rules, Unwatched, Wire};
+use super::{
+    Ahead, Arrival, Connection, Ended, Interest, Lingering, Memory, Polled, Rules, Unwatched, Watch, Wire,
+};
 use crate::error::Error;
 
 enum Arriving {
@@ -84,6 +93,10 @@ impl Wire for Script {
     }
 
     fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<u64> {
+        self.blocked ^= self.narrow.is_some();
+        if self.stuck || self.blocked {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let mut octets = vec![0; usize::try_from(length).unwrap().min(self.narrow.unwrap_or(usize::MAX))];
         let count = File::from(file.try_clone_to_owned()?).read_at(&mut octets, offset)?;
         self.out.extend_from_slice(&octets[..count]);
@@ -145,7 +158,7 @@ fn run_with(rules: &Rules, script: Script, app: App<'_>) -> (String, Ended, Scri
     let mut connection = connection(script);
     assert_eq!(connection.wait_for_head(rules), Arrival::Complete);
     let ended = one(rules, &mut connection, app);
-    let (script, _) = connection.into_parts();
+    let script = connection.into_parts().0;
     (dateless(&script.out), ended, script)
 }
 

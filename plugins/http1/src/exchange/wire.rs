@@ -45,7 +45,8 @@ pub trait Wire {
     fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<u64>;
 
     /// Waits; `false` if `until` passed first. `true` may be early, and must be when the worker is told to
-    /// leave, so that an application that reads a stream learns of it. Called by the blocking face only.
+    /// leave, so that an application that reads a stream learns of it. Called by the faces that wait only, and by
+    /// [`Connection::wait_for_head`](super::Connection::wait_for_head) and `linger`.
     ///
     /// # Errors
     /// What ends the connection, such as a worker that must leave at once.
