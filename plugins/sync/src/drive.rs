@@ -24,13 +24,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use rgunicorn_http1::exchange::{Connection, Polled};
+use rgunicorn_reactor::accept::Client;
+use rgunicorn_reactor::net::timespec;
 use rgunicorn_worker_api::error::Error;
 use rgunicorn_worker_api::worker::{Mounted, State, Verdict};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::Server;
-use crate::accept::{Client, timespec};
 use crate::wire::Socket;
 
 const WOKEN: u8 = 1;

@@ -25,11 +25,12 @@ mod wire;
 use std::time::Duration;
 
 use rgunicorn_http1::exchange::{Memory, Rules};
+use rgunicorn_reactor::accept::Next;
 use rgunicorn_worker_api::error::Error;
 use rgunicorn_worker_api::export_worker;
 use rgunicorn_worker_api::worker::{Applications, Features, Host, State, WorkerClass};
 
-use accept::{Listeners, Next};
+use accept::Door;
 use drive::Signal;
 
 export_worker! { Sync, http1 = rgunicorn_http1::VERSION }
@@ -43,20 +44,20 @@ impl WorkerClass for Sync {
 
     fn run(host: Host, apps: Applications) -> Result<(), Error> {
         let server = Server::new(host, apps)?;
-        let mut listeners = Listeners::open(&server)?;
+        let mut door = Door::open(&server)?;
         let mut memory = Memory::default();
         let mut state = host.ready();
         while state == State::Running {
             host.tick();
-            match listeners.accept() {
+            match door.accept() {
                 Next::Client(client) => memory = serve::serve(&server, &client, memory),
-                Next::NoRoom => listeners.pause(),
+                Next::NoRoom => door.pause(),
                 Next::Nobody => {
                     host.tick_idle();
-                    listeners.wait()?;
+                    door.wait()?;
                     // One that this worker was woken for is served whatever the state.
                     if host.state() == State::Draining
-                        && let Next::Client(client) = listeners.accept()
+                        && let Next::Client(client) = door.accept()
                     {
                         memory = serve::serve(&server, &client, memory);
                     }
@@ -64,19 +65,19 @@ impl WorkerClass for Sync {
             }
             state = host.state();
         }
-        empty(&server, &mut listeners, memory);
+        empty(&server, &mut door, memory);
         Ok(())
     }
 }
 
 /// Serves what is queued on the listeners that go away. Nothing new arrives there.
-fn empty(server: &Server, listeners: &mut Listeners<'_>, mut memory: Memory) {
-    for index in 0..listeners.len() {
+fn empty(server: &Server, door: &mut Door<'_>, mut memory: Memory) {
+    for index in 0..door.listeners() {
         while server.host.state() == State::Draining && server.host.must_empty(index) {
             server.host.tick();
-            match listeners.accept_from(index) {
+            match door.accept_from(index) {
                 Next::Client(client) => memory = serve::serve(server, &client, memory),
-                Next::NoRoom => listeners.pause(),
+                Next::NoRoom => door.pause(),
                 Next::Nobody => break,
             }
         }

@@ -16,12 +16,12 @@ use std::os::fd::AsFd;
 
 use rgunicorn_http1::Error;
 use rgunicorn_http1::exchange::{Arrival, Connection, Memory};
+use rgunicorn_reactor::accept::Client;
 use rgunicorn_worker_api::app::Execution;
 use rgunicorn_worker_api::request::Scheme;
 use rgunicorn_worker_api::worker::{Mounted, Record, Verdict};
 
 use crate::Server;
-use crate::accept::Client;
 use crate::drive;
 use crate::wire::Socket;
 
