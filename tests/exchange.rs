@@ -1,4 +1,4 @@
-//! What an application can do with an exchange, between two libraries that were built apart: `sync` and
+//! What an application can do with an exchange, between two libraries that were built apart: each worker class and
 //! `libfx_exchange.so`, once async and once blocking.
 //!
 //! Where no answer can tell what happened, the application's trace does: a line for each event in a file. What a
@@ -7,23 +7,35 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Address, Connection, Failure, Pace, Server, Signal, Site, process, programs, wait_for};
+use harness::{
+    Address, Class, Connection, Failure, Pace, Server, Signal, Site, process, programs, under_each_class,
+    under_each_that_keeps_alive, wait_for,
+};
 
 const BOTH: [&str; 2] = ["app", "blocking"];
 
-/// A server with one of the two applications; its trace is `trace`, and the file it sends is `file`.
-fn launch<'s>(site: &'s Site, name: &str, settings: &[(&str, &str)]) -> Server<'s> {
-    site.install(programs().fixture("exchange"), "fx.so");
-    site.write("trace", "");
-    let launch = site.launch().workers(1).with(|file| {
-        file.text("application", &format!("fx.so:{name}")).list("bind", &["127.0.0.1:0", "unix:server.sock"]);
-        let variable = |name: &str, path: &str| format!("{name}={}", site.join(path).display());
-        file.list("raw_env", &[variable("FX_TRACE", "trace"), variable("FX_FILE", "file")]);
-        for (name, value) in settings {
-            file.raw(name, value);
+/// Tries something with both applications under each class.
+#[track_caller]
+fn with_both_under_each_class(test: impl Fn(Class, &str)) {
+    under_each_class(|class| {
+        for name in BOTH {
+            eprintln!("the application is {name}");
+            test(class, name);
         }
     });
-    launch.start()
+}
+
+/// A server with one of the two applications, and a connection for each request; its trace is `trace`, and the file it
+/// sends is `file`.
+fn launch<'s>(site: &'s Site, class: Class, name: &str, settings: &[(&str, &str)]) -> Server<'s> {
+    site.install(programs().fixture("exchange"), "fx.so");
+    site.write("trace", "");
+    let launch = site.launch().class(class).workers(1).everywhere().with(|file| {
+        let variable = |name: &str, path: &str| format!("{name}={}", site.join(path).display());
+        file.text("application", &format!("fx.so:{name}"));
+        file.list("raw_env", &[variable("FX_TRACE", "trace"), variable("FX_FILE", "file")]);
+    });
+    launch.settings(&[("keepalive", "0")]).settings(settings).start()
 }
 
 fn traced(site: &Site, line: &str) -> usize {
@@ -76,81 +88,115 @@ fn checksum(octets: &[u8]) -> String {
 
 #[test]
 fn a_future_is_woken_from_another_thread() {
-    let site = Site::new("pending");
-    let server = launch(&site, "app", &[]);
-    for address in server.addresses() {
-        let begin = Instant::now();
-        for _ in 0..20 {
-            assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
+    under_each_class(|class| {
+        let site = Site::new("pending");
+        let server = launch(&site, class, "app", &[]);
+        for address in server.addresses() {
+            let begin = Instant::now();
+            for _ in 0..20 {
+                assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
+            }
+            let time = begin.elapsed();
+            // 20 times 50 ms; one missed wake would cost a tick or more each.
+            assert!(time >= Duration::from_secs(1), "{time:?}");
+            eprintln!("20 wakes from another thread took {time:.1?} (wanted: 1 s)");
+            assert!(time < Duration::from_secs(10), "{time:?}");
         }
-        let time = begin.elapsed();
-        // 20 times 50 ms; one missed wake would cost a tick or more each.
-        assert!(time >= Duration::from_secs(1), "{time:?}");
-        eprintln!("20 wakes from another thread took {time:.1?} (wanted: 1 s)");
-        assert!(time < Duration::from_secs(10), "{time:?}");
-    }
-    server.finish();
+        server.finish();
+    });
 }
 
 #[test]
 fn a_future_is_dropped_when_its_client_leaves() {
-    let site = Site::new("cancelled");
-    let server = launch(&site, "app", &[]);
-    for (round, address) in server.addresses().iter().enumerate() {
+    under_each_class(|class| {
+        let site = Site::new("cancelled");
+        let server = launch(&site, class, "app", &[]);
+        for (round, address) in server.addresses().iter().enumerate() {
+            let worker = server.workers()[0];
+            let idle = process::sockets(worker).len();
+            let connection = open(address, &get("/cancelled"));
+            wait_for("the worker to take the request", || process::sockets(worker).len() > idle);
+            assert_eq!(traced(&site, "cancelled"), round, "its client is still there");
+            leave(connection, address);
+            wait_traced(&site, "cancelled", round + 1);
+            assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
+            assert_eq!(server.workers(), [worker]);
+        }
+        server.finish();
+    });
+}
+
+/// Over a Unix socket the octets of who has left can still be read: head and end are one event then.
+#[test]
+fn a_client_that_leaves_with_the_end_of_its_head_is_noticed() {
+    under_each_that_keeps_alive(|class| {
+        let site = Site::new("left_early");
+        let server = launch(&site, class, "app", &[]);
+        let unix = server.addresses().iter().find(|address| matches!(address, Address::Unix(_)));
+        let unix = unix.expect("a Unix socket");
         let worker = server.workers()[0];
         let idle = process::sockets(worker).len();
-        let connection = open(address, &get("/cancelled"));
-        wait_for("the worker to take the request", || process::sockets(worker).len() > idle);
-        assert_eq!(traced(&site, "cancelled"), round, "its client is still there");
-        leave(connection, address);
-        wait_traced(&site, "cancelled", round + 1);
-        assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
-        assert_eq!(server.workers(), [worker]);
-    }
-    server.finish();
+        let (begin, end) = ("GET /cancelled HTTP/1.1\r\n", "Host: test\r\n\r\n");
+        let mut connection = open(unix, begin);
+        wait_for("the worker to take the connection", || process::sockets(worker).len() > idle);
+        // The loop has read the first line by the time it answers somebody else.
+        assert_eq!(unix.get("/pending").expect("an answer").text(), "woken");
+        process::send(worker, Signal::SIGSTOP);
+        connection.send(end.as_bytes()).expect("there is room");
+        drop(connection);
+        process::send(worker, Signal::SIGCONT);
+        wait_traced(&site, "cancelled", 1);
+        server.finish();
+    });
 }
 
 #[test]
 fn a_future_can_wait_for_its_client_to_leave() {
-    let site = Site::new("client_gone");
-    let server = launch(&site, "app", &[]);
-    for (round, address) in server.addresses().iter().enumerate() {
-        let connection = open(address, &get("/client-gone"));
-        wait_traced(&site, "waiting", round + 1);
-        assert_eq!(traced(&site, "gone"), round);
-        leave(connection, address);
-        wait_traced(&site, "gone", round + 1);
-        assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
-    }
-    server.finish();
+    under_each_class(|class| {
+        let site = Site::new("client_gone");
+        let server = launch(&site, class, "app", &[]);
+        for (round, address) in server.addresses().iter().enumerate() {
+            let connection = open(address, &get("/client-gone"));
+            wait_traced(&site, "waiting", round + 1);
+            assert_eq!(traced(&site, "gone"), round);
+            leave(connection, address);
+            wait_traced(&site, "gone", round + 1);
+            assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
+        }
+        server.finish();
+    });
 }
 
 #[test]
 fn a_full_write_resumes_when_the_client_reads() {
-    let site = Site::new("full");
-    let server = launch(&site, "app", &[]);
-    let size = 32 << 20;
-    for address in server.addresses() {
-        let mut connection = open(address, &get(&format!("/full?bytes={size}")));
-        // The head comes with the first octets; behind them everything fills up. That nobody reads for a while is a
-        // condition: the worker sleeps.
-        let worker = server.workers()[0];
-        let head = connection.read_head().expect("a head");
-        assert_eq!(head.field("transfer-encoding"), Some("chunked"));
-        wait_for("the worker to sleep", || process::find(worker).is_some_and(|process| process.state == 'S'));
-        let heard = connection.hear();
-        assert_eq!(heard.end, Ok(()));
-        // Head and body are apart already: this is chunks, and a trailer.
-        let (body, trailer) = dechunk(&heard.octets);
-        assert!(body.len() == size && body.iter().all(|octet| *octet == b'f'), "{} octets", body.len());
-        let refusals: u64 =
-            trailer.trim().strip_prefix("X-Refusals: ").expect("the trailer").parse().expect("a number");
-        assert!(refusals > 0, "there was always room");
-        wait_traced(&site, &format!("full {size} refusals {refusals}"), 1);
-        eprintln!("{size} octets, {refusals} refusals");
-        site.write("trace", "");
-    }
-    server.finish();
+    under_each_class(|class| {
+        let site = Site::new("full");
+        let server = launch(&site, class, "app", &[]);
+        let size = 32 << 20;
+        for address in server.addresses() {
+            let mut connection = open(address, &get(&format!("/full?bytes={size}")));
+            // The head comes with the first octets; behind them everything fills up. That nobody reads for a while is a
+            // condition: the worker sleeps.
+            let worker = server.workers()[0];
+            let head = connection.read_head().expect("a head");
+            assert_eq!(head.field("transfer-encoding"), Some("chunked"));
+            wait_for("the worker to sleep", || {
+                process::find(worker).is_some_and(|process| process.state == 'S')
+            });
+            let heard = connection.hear();
+            assert_eq!(heard.end, Ok(()));
+            // Head and body are apart already: this is chunks, and a trailer.
+            let (body, trailer) = dechunk(&heard.octets);
+            assert!(body.len() == size && body.iter().all(|octet| *octet == b'f'), "{} octets", body.len());
+            let refusals: u64 =
+                trailer.trim().strip_prefix("X-Refusals: ").expect("the trailer").parse().expect("a number");
+            assert!(refusals > 0, "there was always room");
+            wait_traced(&site, &format!("full {size} refusals {refusals}"), 1);
+            eprintln!("{size} octets, {refusals} refusals");
+            site.write("trace", "");
+        }
+        server.finish();
+    });
 }
 
 /// Body and trailer section of a chunked body that is whole.
@@ -177,12 +223,12 @@ fn dechunk(octets: &[u8]) -> (Vec<u8>, String) {
 
 #[test]
 fn a_file_is_sent_from_an_offset() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("sendfile");
         let file: Vec<u8> =
             (0..5_000_003_u32).map(|number| (number ^ number >> 8 ^ number >> 16) as u8).collect();
         site.write("file", &file);
-        let server = launch(&site, name, &[]);
+        let server = launch(&site, class, name, &[]);
         for address in server.addresses() {
             let whole = address.get("/sendfile").expect("an answer");
             assert!(whole.body == file, "{} octets", whole.body.len());
@@ -209,14 +255,14 @@ fn a_file_is_sent_from_an_offset() {
         let mut server = server;
         server.expect_error("/sendfile?offset=5000000&length=100");
         server.finish();
-    }
+    });
 }
 
 #[test]
 fn an_interim_answer_and_trailers() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("early");
-        let server = launch(&site, name, &[]);
+        let server = launch(&site, class, name, &[]);
         for address in server.addresses() {
             for pace in [Pace::Whole, Pace::Pieces(1)] {
                 let heard = address.converse(get("/early").as_bytes(), pace).expect("an answer");
@@ -247,14 +293,14 @@ fn an_interim_answer_and_trailers() {
             assert_eq!(String::from_utf8_lossy(&head.octets).matches("\r\n\r\n").count(), 2, "{head:?}");
         }
         server.finish();
-    }
+    });
 }
 
 #[test]
 fn trailers_of_a_request() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("trailers");
-        let server = launch(&site, name, &[]);
+        let server = launch(&site, class, name, &[]);
         let request = "POST /trailers HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-One: 1\r\nX-Two: 2\r\n\r\n";
         for address in server.addresses() {
             for pace in [Pace::Whole, Pace::Pieces(1)] {
@@ -264,7 +310,7 @@ fn trailers_of_a_request() {
             }
         }
         server.finish();
-    }
+    });
 }
 
 const UPGRADE: &str = "GET /echo-upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
@@ -278,9 +324,9 @@ fn switched(connection: &mut Connection) {
 
 #[test]
 fn a_connection_taken_over_echoes() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("echo");
-        let server = launch(&site, name, &[]);
+        let server = launch(&site, class, name, &[]);
         for (round, address) in server.addresses().iter().enumerate() {
             // The first message lies behind the head already.
             let mut connection = open(address, &format!("{UPGRADE}first"));
@@ -296,14 +342,14 @@ fn a_connection_taken_over_echoes() {
             wait_traced(&site, "echo ended", round + 1);
         }
         server.finish();
-    }
+    });
 }
 
 #[test]
 fn a_connection_taken_over_ends_when_the_worker_drains() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("echo_term");
-        let mut server = launch(&site, name, &[("graceful_timeout", "60")]);
+        let mut server = launch(&site, class, name, &[("graceful_timeout", "60")]);
         let mut connection = open(server.address(), UPGRADE);
         switched(&mut connection);
         connection.send(b"hello").expect("it reads");
@@ -317,15 +363,15 @@ fn a_connection_taken_over_ends_when_the_worker_drains() {
         eprintln!("{name}: the worker left {time:.1?} after its stream");
         assert!(time < Duration::from_secs(10), "{time:?}");
         server.check_log();
-    }
+    });
 }
 
 /// No upgrade was asked for: an application that takes over all the same has made a mistake.
 #[test]
 fn nothing_is_taken_over_from_a_client_that_did_not_ask() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("no_upgrade");
-        let mut server = launch(&site, name, &[]);
+        let mut server = launch(&site, class, name, &[]);
         for request in [get("/echo-upgrade"), UPGRADE.replace("HTTP/1.1", "HTTP/1.0")] {
             let answer = server
                 .address()
@@ -337,14 +383,14 @@ fn nothing_is_taken_over_from_a_client_that_did_not_ask() {
         server.expect_error("pgrade");
         server.expect_error("the application failed: the status or a header field may not be sent");
         server.finish();
-    }
+    });
 }
 
 #[test]
 fn the_life_of_an_application() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("life");
-        let mut server = launch(&site, name, &[]);
+        let mut server = launch(&site, class, name, &[]);
         let old = server.workers()[0];
         wait_for("the worker to be ready", || life_of(&site, old) == ["start", "ready"]);
         let line = site.read("trace").lines().rfind(|line| line.starts_with("ready")).map(str::to_owned);
@@ -372,14 +418,14 @@ fn the_life_of_an_application() {
                 "{pid}: {trace}"
             );
         }
-    }
+    });
 }
 
 #[test]
 fn an_expired_request_is_told_and_the_server_goes_on() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("expire");
-        let mut server = launch(&site, name, &[("request_timeout", "1")]);
+        let mut server = launch(&site, class, name, &[("request_timeout", "1")]);
         let old = server.workers()[0];
         let begin = Instant::now();
         let answer = server.address().get("/expire");
@@ -397,14 +443,14 @@ fn an_expired_request_is_told_and_the_server_goes_on() {
             server.expect_error(text);
         }
         server.finish();
-    }
+    });
 }
 
 #[test]
 fn a_slow_upload_is_held_back_and_arrives_whole() {
-    for name in BOTH {
+    with_both_under_each_class(|class, name| {
         let site = Site::new("upload");
-        let server = launch(&site, name, &[]);
+        let server = launch(&site, class, name, &[]);
         let body: Vec<u8> =
             (0..8_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for address in server.addresses() {
@@ -464,126 +510,147 @@ fn a_slow_upload_is_held_back_and_arrives_whole() {
         let _ = server.wait_end();
         drop(connection);
         sending.join().expect("no panic");
-    }
+    });
 }
 
 #[test]
 fn a_panic_in_a_future_is_one_500() {
-    let site = Site::new("panics");
-    let mut server = launch(&site, "app", &[]);
-    let worker = server.workers();
-    for (target, message) in
-        [("/panic", "fx_exchange: asked to panic"), ("/panic-later", "fx_exchange: asked to panic later")]
-    {
-        for address in server.addresses() {
-            assert_eq!(address.get(target).expect("an answer").status, 500, "{target}");
+    under_each_class(|class| {
+        let site = Site::new("panics");
+        let mut server = launch(&site, class, "app", &[]);
+        let worker = server.workers();
+        for (target, message) in
+            [("/panic", "fx_exchange: asked to panic"), ("/panic-later", "fx_exchange: asked to panic later")]
+        {
+            for address in server.addresses() {
+                assert_eq!(address.get(target).expect("an answer").status, 500, "{target}");
+            }
+            wait_for("message and place in the log", || {
+                server
+                    .messages("asynchronous.rs:")
+                    .iter()
+                    .any(|line| line.ends_with(message) || line.contains(&format!("{message} ")))
+                    || server.log().contains(message) && server.log().contains("asynchronous.rs:")
+            });
         }
-        wait_for("message and place in the log", || {
-            server
-                .messages("asynchronous.rs:")
-                .iter()
-                .any(|line| line.ends_with(message) || line.contains(&format!("{message} ")))
-                || server.log().contains(message) && server.log().contains("asynchronous.rs:")
-        });
-    }
-    assert_eq!(server.get("/pending").text(), "woken");
-    assert_eq!(server.workers(), worker);
-    server.expect_error("asked to panic");
-    server.expect_error("the application panicked");
-    server.finish();
+        assert_eq!(server.get("/pending").text(), "woken");
+        assert_eq!(server.workers(), worker);
+        server.expect_error("asked to panic");
+        server.expect_error("the application panicked");
+        server.finish();
+    });
 }
 
 #[test]
 fn what_is_kept_after_the_end_is_of_no_use() {
-    let site = Site::new("late");
-    let mut server = launch(&site, "app", &[]);
-    for (round, address) in server.addresses().iter().enumerate() {
-        assert_eq!(address.get("/spawn-late").expect("an answer").status, 500);
-        wait_traced(&site, "late Misuse", round + 1);
-        assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
-    }
-    server.expect_error("without an answer");
-    server.finish();
+    under_each_class(|class| {
+        let site = Site::new("late");
+        let mut server = launch(&site, class, "app", &[]);
+        for (round, address) in server.addresses().iter().enumerate() {
+            assert_eq!(address.get("/spawn-late").expect("an answer").status, 500);
+            wait_traced(&site, "late Misuse", round + 1);
+            assert_eq!(address.get("/pending").expect("an answer").text(), "woken");
+        }
+        server.expect_error("without an answer");
+        server.finish();
+    });
 }
 
 // Several applications.
 
 #[test]
 fn three_names_in_one_library() {
-    let site = Site::new("names");
-    site.install(programs().fixture("two_names"), "names.so");
-    for name in ["first", "second", "third"] {
-        let server =
-            site.launch().with(|file| _ = file.text("application", &format!("names.so:{name}"))).start();
-        assert_eq!(server.text("/"), name);
-        assert_eq!(server.text("/x?y"), name);
-        server.finish();
-    }
-    for (application, name) in [("names.so:fourth", "fourth"), ("names.so", "app"), ("names.so:app", "app")] {
-        let ended = site.launch().with(|file| _ = file.text("application", application)).start_in_vain();
-        assert_eq!(ended.status.code(), Some(4), "{}", ended.stderr);
-        for words in ["names.so", &format!("no application named '{name}'"), "first", "second", "third"] {
-            assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+    under_each_class(|class| {
+        let site = Site::new("names");
+        site.install(programs().fixture("two_names"), "names.so");
+        for name in ["first", "second", "third"] {
+            let server = site
+                .launch()
+                .class(class)
+                .with(|file| _ = file.text("application", &format!("names.so:{name}")))
+                .start();
+            assert_eq!(server.text("/"), name);
+            assert_eq!(server.text("/x?y"), name);
+            server.finish();
         }
-        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-        assert_eq!(ended.processes, []);
-    }
+        for (application, name) in
+            [("names.so:fourth", "fourth"), ("names.so", "app"), ("names.so:app", "app")]
+        {
+            let ended = site
+                .launch()
+                .class(class)
+                .with(|file| _ = file.text("application", application))
+                .start_in_vain();
+            assert_eq!(ended.status.code(), Some(4), "{}", ended.stderr);
+            for words in ["names.so", &format!("no application named '{name}'"), "first", "second", "third"] {
+                assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+            }
+            assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+            assert_eq!(ended.processes, []);
+        }
+    });
 }
 
 #[test]
 fn applications_are_mounted_at_prefixes() {
-    let site = Site::new("mounts");
-    site.install(programs().fixture("two_names"), "names.so");
-    site.install(programs().inspect(1), "app.so");
-    let server = site
-        .launch()
-        .args(&[
-            "--mount",
-            "/one=names.so:first",
-            "--mount",
-            "/one/deep=names.so:third",
-            "--mount",
-            "/two=names.so:second",
-        ])
-        .start();
-    for (target, text) in [
-        ("/one", "first"),
-        ("/one/", "first"),
-        ("/one?query", "first"),
-        ("/one/other/path", "first"),
-        ("/one/deep", "third"),
-        ("/one/deep/er", "third"),
-        ("/one/deeper", "first"),
-        ("/two/x", "second"),
-        ("/version", "INSPECT-VERSION:1"),
-    ] {
-        assert_eq!(server.text(target), text, "{target}");
-    }
-    for target in ["/oneself", "/", "/tw", "/ONE"] {
-        assert!(server.text(target).contains(&format!(r#""target":"{target}""#)), "{target}");
-    }
-    let absolute = server.address().converse(b"GET http://a/two/x HTTP/1.1\r\nHost: a\r\n\r\n", Pace::Whole);
-    assert_eq!(absolute.and_then(|heard| heard.response("GET")).expect("an answer").text(), "second");
-    server.finish();
+    under_each_class(|class| {
+        let site = Site::new("mounts");
+        site.install(programs().fixture("two_names"), "names.so");
+        site.install(programs().inspect(1), "app.so");
+        let server = site
+            .launch()
+            .class(class)
+            .settings(&[("keepalive", "0")])
+            .args(&[
+                "--mount",
+                "/one=names.so:first",
+                "--mount",
+                "/one/deep=names.so:third",
+                "--mount",
+                "/two=names.so:second",
+            ])
+            .start();
+        for (target, text) in [
+            ("/one", "first"),
+            ("/one/", "first"),
+            ("/one?query", "first"),
+            ("/one/other/path", "first"),
+            ("/one/deep", "third"),
+            ("/one/deep/er", "third"),
+            ("/one/deeper", "first"),
+            ("/two/x", "second"),
+            ("/version", "INSPECT-VERSION:1"),
+        ] {
+            assert_eq!(server.text(target), text, "{target}");
+        }
+        for target in ["/oneself", "/", "/tw", "/ONE"] {
+            assert!(server.text(target).contains(&format!(r#""target":"{target}""#)), "{target}");
+        }
+        let absolute =
+            server.address().converse(b"GET http://a/two/x HTTP/1.1\r\nHost: a\r\n\r\n", Pace::Whole);
+        assert_eq!(absolute.and_then(|heard| heard.response("GET")).expect("an answer").text(), "second");
+        server.finish();
 
-    // Nothing at the root: what belongs to nobody is not found.
-    let server = site.launch().with(|file| {
-        file.remove("application").list("mount", &["/one=names.so:first"]);
+        // Nothing at the root: what belongs to nobody is not found.
+        let server = site.launch().class(class).with(|file| {
+            file.remove("application").list("mount", &["/one=names.so:first"]);
+        });
+        let server = server.start();
+        assert_eq!(server.text("/one"), "first");
+        for target in ["/", "/oneself", "/two"] {
+            assert_eq!(server.get(target).status, 404, "{target}");
+        }
+        server.finish();
+
+        for (mounts, words) in [
+            (&["one=names.so:first"][..], "one=names.so:first"),
+            (&["/one"][..], "PREFIX=APP"),
+            (&["/one=names.so:first", "/one=names.so:second"][..], "second application at the same prefix"),
+        ] {
+            let ended =
+                site.launch().class(class).with(|file| _ = file.list("mount", mounts)).start_in_vain();
+            assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+            assert!(ended.stderr.contains(words), "{}", ended.stderr);
+        }
     });
-    let server = server.start();
-    assert_eq!(server.text("/one"), "first");
-    for target in ["/", "/oneself", "/two"] {
-        assert_eq!(server.get(target).status, 404, "{target}");
-    }
-    server.finish();
-
-    for (mounts, words) in [
-        (&["one=names.so:first"][..], "one=names.so:first"),
-        (&["/one"][..], "PREFIX=APP"),
-        (&["/one=names.so:first", "/one=names.so:second"][..], "second application at the same prefix"),
-    ] {
-        let ended = site.launch().with(|file| _ = file.list("mount", mounts)).start_in_vain();
-        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
-        assert!(ended.stderr.contains(words), "{}", ended.stderr);
-    }
 }

@@ -8,16 +8,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use harness::classes::classes;
 use harness::{Connection, Failure, Load, Plan, Response, Server, Site, programs, wait_for, within};
 
-/// Our worker class, and one as somebody else would write it.
-fn classes() -> [PathBuf; 2] {
-    [programs().sync(), programs().fixture("minimal_class")]
+/// Our worker classes, and one as somebody else would write it.
+fn every_class() -> impl Iterator<Item = PathBuf> {
+    classes().map(|class| programs().class(class)).chain([programs().fixture("minimal_class")])
 }
 
 /// Runs a test with the fixture `exchange` under each worker class, and for each of these applications in it.
 fn under_each_class(name: &str, applications: &[&str], test: impl Fn(&Site, &mut Server<'_>)) {
-    for class in classes() {
+    for class in every_class() {
         for application in applications {
             let site = Site::new(name);
             site.install(programs().fixture("exchange"), "app.so");
@@ -42,9 +43,10 @@ fn under_each_class(name: &str, applications: &[&str], test: impl Fn(&Site, &mut
     }
 }
 
-/// Whether the class in this site is `sync`.
+/// Whether the class in this site is one of ours.
 fn is_ours(site: &Site) -> bool {
-    fs::read(site.join("class.so")).expect("it is there") == fs::read(programs().sync()).expect("it is built")
+    let theirs = fs::read(programs().fixture("minimal_class")).expect("it is built");
+    fs::read(site.join("class.so")).expect("it is there") != theirs
 }
 
 /// The request that `/echo-upgrade` wants.
@@ -245,7 +247,7 @@ fn an_exchange_that_is_used_after_its_end_does_no_harm() {
 
 #[test]
 fn a_request_over_its_time_is_told_so() {
-    for class in classes() {
+    for class in every_class() {
         let site = Site::new("expire");
         site.install(programs().fixture("exchange"), "app.so");
         site.install(&class, "class.so");
@@ -291,8 +293,45 @@ fn an_application_lives_from_start_to_drop() {
 }
 
 #[test]
+fn a_worker_with_an_abandoned_call_is_replaced_and_frees_nothing() {
+    let site = Site::new("abandoned");
+    site.install(programs().fixture("exchange"), "app.so");
+    site.install(programs().fixture("minimal_class"), "class.so");
+    site.mine("trace");
+    let mut server = site
+        .launch()
+        .with(|settings| {
+            settings.text("application", "app.so:blocking").text("worker_class", "./class.so");
+            settings.raw("worker_options", "{ abandon = \"true\" }").text("loglevel", "debug");
+            settings.list("raw_env", &[format!("FX_TRACE={}", site.join("trace").display())]);
+        })
+        .start();
+    let old = server.workers()[0];
+    // The class has an answer for the client, and the worker serves on until another is ready.
+    assert_eq!(server.get("/no-such-route?why=test").status, 404);
+    let line = server.wait_log("is stuck in the application; this worker is replaced");
+    assert!(line.contains("request_timeout: GET /no-such-route?why=test"), "{line}");
+    wait_for("a new worker", || matches!(server.workers().as_slice(), [new] if *new != old));
+    server.wait_gone(old);
+    server.wait_log("the applications are not shut down");
+    let trace = site.read("trace");
+    let words: Vec<&str> = trace
+        .lines()
+        .filter(|line| line.contains(&format!("pid={old} ")))
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(
+        words.contains(&"start") && !words.contains(&"shutdown") && !words.contains(&"dropped"),
+        "{trace}"
+    );
+    // It left with code 0, or the master would have said what became of it.
+    server.expect_error("is stuck in the application");
+    server.finish();
+}
+
+#[test]
 fn one_library_holds_several_applications() {
-    for class in classes() {
+    for class in every_class() {
         let site = Site::new("names");
         site.install(programs().fixture("two_names"), "app.so");
         site.install(&class, "class.so");
@@ -366,8 +405,8 @@ fn a_third_partys_class_swaps_and_stops_like_ours() {
         load.epoch(number.into());
         load.more(30);
     }
-    // To ours, and back.
-    for class in ["sync", "./class.so"] {
+    // To each of ours, and back.
+    for class in classes().map(|class| class.name).chain(["./class.so"]) {
         server.configure(|settings| _ = settings.text("worker_class", class).remove("worker_options"));
         server.reload_well();
         load.more(30);
@@ -387,17 +426,15 @@ fn plugins_of_another_compiler_serve() {
         eprintln!("skipped: there is no nightly toolchain here");
         return;
     };
-    for (class, application) in [
-        (programs().sync(), "libfx_two_names.so:third"),
-        (built.join("libfx_minimal_class.so"), "libfx_two_names.so:third"),
-    ] {
+    for class in classes().map(|class| programs().class(class)).chain([built.join("libfx_minimal_class.so")])
+    {
         let site = Site::new("nightly");
         site.install(built.join("libfx_two_names.so"), "libfx_two_names.so");
         site.install(class, "class.so");
         let server = site
             .launch()
             .with(|settings| {
-                settings.text("application", application).text("worker_class", "./class.so");
+                settings.text("application", "libfx_two_names.so:third").text("worker_class", "./class.so");
             })
             .start();
         assert_eq!(server.text("/"), "third");

@@ -2,29 +2,21 @@
 //!
 //! A valid request is answered with what `inspect` was shown of it; an invalid one with its status, an answer that is
 //! well-formed, and the end of the connection. The meaning of `.expect` files is owned by
-//! `plugins/http1/tests/requests.rs`. What a newcomer would get wrong: worker class `sync` serves one request on a
-//! connection, so of several in one file only the first is answered, whatever the others are.
+//! `plugins/http1/tests/requests.rs`. What a newcomer would get wrong: a class that keeps no connections answers only the
+//! first of several requests in one file, whatever the others are.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::{Address, Connection, Failure, Heard, Pace, Response, Server, Site, programs};
+use harness::{
+    Address, Class, Connection, Failure, Heard, Pace, Response, Server, Site, programs, under_each_class,
+};
 use sha2::{Digest, Sha256};
 
 /// Below these a checkout is broken, and the loops would pass without having tested anything.
-const FEWEST: [(&str, usize); 2] = [("valid", 80), ("invalid", 250)];
-
-/// Options of the parser for which the server has no setting.
-const NOT_OFFERED: &[&str] = &[
-    "permit_obsolete_folding",
-    "strip_header_spaces",
-    "permit_unconventional_http_method",
-    "permit_unconventional_http_version",
-    "casefold_http_method",
-    "header_map=refuse",
-    "header_map=dangerous",
-];
+const FEWEST: [(&str, usize); 2] = [("valid", 150), ("invalid", 400)];
 
 struct Pair {
     name: String,
@@ -58,66 +50,73 @@ fn pair(path: &Path) -> Pair {
     }
 }
 
-/// Runs each pair on a server with the settings that its options name, over TCP and a Unix socket, in one piece and
-/// octet by octet; `judge` says what is wrong with what was heard.
-fn run(kind: &str, judge: fn(&Pair, Heard) -> Result<(), String>) {
-    let site = Site::new(kind);
-    site.install(programs().inspect(1), "app.so");
-    let (skipped, pairs): (Vec<Pair>, Vec<Pair>) = pairs(kind)
-        .into_iter()
-        .partition(|pair| pair.options.iter().any(|option| NOT_OFFERED.contains(&&**option)));
-    let (limited, plain): (Vec<Pair>, Vec<Pair>) =
-        pairs.into_iter().partition(|pair| pair.options == ["body=10"]);
-    let (mut count, mut wrong) = (0, String::new());
-    for (pairs, limit) in [(plain, 0), (limited, 10)] {
-        let server = launch(&site, limit);
-        for pair in &pairs {
-            assert!(
-                limit > 0 || pair.options.is_empty(),
-                "{}: unknown options {:?}",
-                pair.name,
-                pair.options
-            );
-            for address in server.addresses() {
-                // One octet at a time, but no more than some thousand pieces.
-                for pace in [Pace::Whole, Pace::Pieces(1 + pair.octets.len() / 8192)] {
-                    count += 1;
-                    let heard = converse(address, pair, pace).map_err(|failure| failure.to_string());
-                    if let Err(why) = heard.and_then(|heard| judge(pair, heard)) {
-                        let _ = writeln!(wrong, "{} {pace:?} {address:?}: {why}", pair.name);
+/// Runs each pair under each class on a server with the settings that its options name, over TCP and a Unix socket, in
+/// one piece and octet by octet; `judge` says what is wrong with what was heard.
+fn run(kind: &str, judge: fn(Class, &Pair, Heard) -> Result<(), String>) {
+    under_each_class(|class| {
+        let site = Site::new(kind);
+        site.install(programs().inspect(1), "app.so");
+        let mut groups: BTreeMap<Vec<String>, Vec<Pair>> = BTreeMap::new();
+        for pair in pairs(kind) {
+            groups.entry(pair.options.clone()).or_default().push(pair);
+        }
+        let (mut count, mut wrong) = (0, String::new());
+        for (options, pairs) in &groups {
+            let server = launch(&site, class, options);
+            for pair in pairs {
+                for address in server.addresses() {
+                    // One octet at a time, but no more than some thousand pieces.
+                    for pace in [Pace::Whole, Pace::Pieces(1 + pair.octets.len() / 8192)] {
+                        count += 1;
+                        let heard = converse(class, address, pair, pace);
+                        let heard = heard.map_err(|failure| failure.to_string());
+                        if let Err(why) = heard.and_then(|heard| judge(class, pair, heard)) {
+                            let _ = writeln!(wrong, "{} {pace:?} {address:?}: {why}", pair.name);
+                        }
                     }
                 }
             }
+            server.finish();
         }
-        server.finish();
-    }
-    let skipped: Vec<&str> = skipped.iter().map(|pair| &*pair.name).collect();
-    eprintln!(
-        "{count} conversations; skipped, as the server has no such setting: {} {skipped:?}",
-        skipped.len()
-    );
-    assert!(wrong.is_empty(), "{wrong}");
+        eprintln!("{count} conversations on {} servers", groups.len());
+        assert!(wrong.is_empty(), "{wrong}");
+    });
 }
 
-fn launch(site: &Site, limit: u32) -> Server<'_> {
-    let launch = site.launch().workers(2).with(|settings| {
+/// A server with the settings that options of the parser stand for.
+fn launch<'s>(site: &'s Site, class: Class, options: &[String]) -> Server<'s> {
+    let launch = site.launch().class(class).workers(2).with(|settings| {
         settings.list("bind", &["127.0.0.1:0", "unix:server.sock"]);
-        settings.raw("limit_request_body", &limit.to_string());
+        for option in options {
+            match option.split_once('=') {
+                Some(("body", limit)) => settings.raw("limit_request_body", limit),
+                Some((name, word)) => settings.text(name, word),
+                None => settings.raw(option, "true"),
+            };
+        }
     });
     launch.start()
 }
 
-fn converse(address: &Address, pair: &Pair, pace: Pace) -> Result<Heard, Failure> {
+fn converse(class: Class, address: &Address, pair: &Pair, pace: Pace) -> Result<Heard, Failure> {
     let mut connection = Connection::open(address)?;
     // The server may refuse before it has read everything.
     let _ = connection.send_at(&pair.octets, pace);
-    if pair.expected.iter().any(|line| line == "error Truncated") {
+    let truncated = pair.expected.iter().any(|line| line == "error Truncated");
+    // Whoever keeps the connection must know that no other request comes.
+    let valid = pair.expected.iter().any(|line| line.starts_with("method "));
+    if truncated || valid && class.keeps_alive {
         let _ = connection.end_sending();
     }
     let mut heard = connection.hear();
-    // Who still sends a second request while the first is answered meets a closed socket: `sync` lingers only for what
-    // it has seen come. The answer must be whole all the same; `judge` looks.
-    if pair.name.contains("_pipelined") && pace != Pace::Whole && heard.end == Err(Failure::Reset) {
+    // Who still sends a second request while the first is answered meets a closed socket: a class that keeps no
+    // connections lingers only for what it has seen come. The answer must be whole all the same; `judge` looks.
+    let several = requests(pair).len() > 1;
+    if (several || pair.name.contains("_pipelined"))
+        && !class.keeps_alive
+        && pace != Pace::Whole
+        && heard.end == Err(Failure::Reset)
+    {
         heard.end = Ok(());
     }
     Ok(heard)
@@ -125,39 +124,53 @@ fn converse(address: &Address, pair: &Pair, pace: Pace) -> Result<Heard, Failure
 
 #[test]
 fn valid() {
-    run("valid", |pair, heard| {
-        let first = first_request(pair);
-        let method = first[0].strip_prefix("method ").ok_or("the expectation has no method")?;
+    run("valid", |class, pair, heard| {
+        let mut asked = requests(pair);
+        let last = asked.iter().position(|lines| !class.keeps_alive || lines.contains(&"keep-alive no"));
+        asked.truncate(last.map_or(asked.len(), |last| last + 1));
+        let methods: Vec<&str> = asked.iter().filter_map(|lines| lines[0].strip_prefix("method ")).collect();
         let text = heard.head();
-        let response = heard.response(method).map_err(|failure| format!("{failure}: {text:?}"))?;
-        expect(response.status == 200 && response.closes(), || format!("{response:?}"))?;
-        if method == "HEAD" {
-            let length = response.field("content-length").and_then(|length| length.parse().ok());
-            return expect(length > Some(50_u64), || format!("{response:?}"));
+        let responses = heard.responses(&methods).map_err(|failure| format!("{failure}: {text:?}"))?;
+        for (lines, response) in asked.iter().zip(&responses) {
+            // What follows an answer of 2xx to CONNECT belongs to no request.
+            let ends = lines.contains(&"keep-alive no") || lines[0] == "method CONNECT";
+            let closes = !class.keeps_alive || ends;
+            expect(response.status == 200 && response.closes() == closes, || format!("{response:?}"))?;
+            if lines[0] == "method HEAD" {
+                let length = response.field("content-length").and_then(|length| length.parse().ok());
+                expect(length > Some(50_u64), || format!("{response:?}"))?;
+                continue;
+            }
+            let (shown, wanted) = (shown(response)?, wanted(lines));
+            expect(shown == wanted, || {
+                format!("\n{}\n-- expected:\n{}", shown.join("\n"), wanted.join("\n"))
+            })?;
         }
-        let (shown, wanted) = (shown(&response)?, wanted(&first));
-        expect(shown == wanted, || format!("\n{}\n-- expected:\n{}", shown.join("\n"), wanted.join("\n")))
+        Ok(())
     });
 }
 
 #[test]
 fn invalid() {
-    run("invalid", |pair, heard| {
-        let status = match pair.name.split_once('_').expect("a number and a name").1 {
-            // What is wrong comes after the request that is answered.
-            name if name.starts_with("pipelined") => 200,
-            _ => pair
-                .expected
-                .iter()
-                .find_map(|line| line.strip_prefix("status ")?.parse().ok())
-                .ok_or("the expectation has no status")?,
+    run("invalid", |class, pair, heard| {
+        let status = pair.expected.iter().find_map(|line| line.strip_prefix("status ")?.parse().ok());
+        let status: u16 = status.ok_or("the expectation has no status")?;
+        // What is wrong may come after a request that is answered, and then only if the connection is kept.
+        let pipelined = pair.name.split_once('_').is_some_and(|(_, name)| name.starts_with("pipelined"));
+        let wanted = match (pipelined, class.keeps_alive) {
+            (false, _) => vec![status],
+            (true, false) => vec![200],
+            (true, true) => vec![200, status],
         };
         let text = String::from_utf8_lossy(&heard.octets).into_owned();
         let method =
             if heard.rest().is_empty() && pair.octets.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
-        let response = heard.response(method).map_err(|failure| format!("{failure}: {text:?}"))?;
-        let framed = response.field("content-length").is_some();
-        expect(response.status == status && response.closes() && framed, || format!("not {status}: {text:?}"))
+        let methods = vec![method; wanted.len()];
+        let responses = heard.responses(&methods).map_err(|failure| format!("{failure}: {text:?}"))?;
+        let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
+        let framed = responses.iter().all(|response| response.field("content-length").is_some());
+        let closes = responses.last().is_some_and(Response::closes);
+        expect(statuses == wanted && closes && framed, || format!("not {wanted:?}: {text:?}"))
     });
 }
 
@@ -165,12 +178,18 @@ fn expect(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why()) }
 }
 
-/// The lines of the first request.
-fn first_request(pair: &Pair) -> Vec<&str> {
-    let starts = |line: &&String| line.starts_with("method ");
-    let second =
-        pair.expected.iter().skip(1).position(|line| starts(&line)).map_or(pair.expected.len(), |at| at + 1);
-    pair.expected[..second].iter().map(String::as_str).collect()
+/// The lines of each request.
+fn requests(pair: &Pair) -> Vec<Vec<&str>> {
+    let mut requests: Vec<Vec<&str>> = Vec::new();
+    for line in &pair.expected {
+        if line.starts_with("method ") {
+            requests.push(Vec::new());
+        }
+        if let Some(last) = requests.last_mut() {
+            last.push(line);
+        }
+    }
+    requests
 }
 
 /// Of an expectation, what `inspect` shows too, the body as length and hash. Names of fields in lower case.

@@ -8,11 +8,15 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::queue;
+use crate::wait::wait_for;
 
 /// How long a client waits for the next octet.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,6 +97,23 @@ impl Heard {
             if method == "HEAD" { self.connection.read_head()? } else { self.connection.read_response()? };
         self.connection.read_end()?;
         Ok(response)
+    }
+
+    /// The responses that came to requests with such methods, in their order, with nothing behind the last.
+    ///
+    /// # Errors
+    /// As [`Heard::response`].
+    pub fn responses(mut self, methods: &[&str]) -> Result<Vec<Response>, Failure> {
+        self.end?;
+        let mut responses = Vec::new();
+        for method in methods {
+            responses.push(match *method {
+                "HEAD" => self.connection.read_head()?,
+                _ => self.connection.read_response()?,
+            });
+        }
+        self.connection.read_end()?;
+        Ok(responses)
     }
 
     /// The head that came first, its empty line included; everything if there is no whole one.
@@ -200,6 +221,15 @@ pub struct Connection {
     stream: Stream,
     /// Octets that came and were not asked for yet.
     buffer: Vec<u8>,
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
 }
 
 impl Connection {
@@ -372,6 +402,26 @@ impl Connection {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write)?,
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write)?,
         }
+        Ok(())
+    }
+
+    /// Waits until the server has taken all octets from its socket that were sent over TCP. Of a Unix socket nothing
+    /// tells that, so there it waits for nothing.
+    pub fn wait_until_taken(&self) {
+        let Stream::Tcp(stream) = &self.stream else { return };
+        let ours = stream.local_addr().expect("it is bound");
+        // One that was reset meanwhile has no peer any more, and nothing to wait for.
+        let Ok(theirs) = stream.peer_addr() else { return };
+        wait_for("the server to read", || queue::unread(theirs, ours).is_none_or(|left| left == 0));
+    }
+
+    /// Waits until so many octets have come, and leaves them to be read.
+    ///
+    /// # Errors
+    /// Fewer come.
+    pub fn wait_for_octets(&mut self, count: usize) -> Result<(), Failure> {
+        let octets = self.octets(count)?;
+        self.buffer.splice(..0, octets);
         Ok(())
     }
 

@@ -18,16 +18,22 @@
 //! deadline ([`wait::wait_for`]); times are measured, printed, and asserted at a multiple.
 
 pub mod breakage;
+pub mod classes;
+pub mod crowd;
 mod guard;
 pub mod http;
 pub mod load;
 pub mod process;
 pub mod programs;
+mod queue;
 pub mod server;
 pub mod settings;
 pub mod site;
+pub mod usage;
 pub mod wait;
 
+pub use classes::{Class, under_each_class, under_each_that_keeps_alive, under_each_with_threads};
+pub use crowd::{Crowd, Manner};
 pub use http::{Address, Connection, Failure, Heard, Pace, Response};
 pub use load::{Load, Plan, Report};
 pub use nix::sys::signal::Signal;

@@ -2,15 +2,23 @@
 //!
 //! Owns the threads and the tally. What a newcomer would get wrong: an answer belongs to the *epoch* in which its
 //! request began. A test raises the epoch when something is done, so that it can say "after this, only that".
+//!
+//! A client that keeps its connection ([`Plan::kept`]) may find it closed just as it sends. HTTP cannot exclude that if
+//! the connection had been idle for as long as the server keeps idle ones; so that, and only that, is no loss but a
+//! *race*, counted apart. A server that closes earlier, without having said so in its last answer, is at fault.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::http::{Address, Response};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
+use crate::http::{Address, Connection, Failure, Response};
 use crate::wait::wait_for;
 
 /// What a client makes of a response: a label to count it under, or what is wrong with it.
@@ -27,22 +35,42 @@ pub struct Plan {
     pub target: String,
     /// What they expect.
     pub judge: Judge,
+    /// If they keep their connections: how long the server keeps an idle one.
+    pub keep_alive: Option<Duration>,
 }
 
 impl Plan {
     /// Clients that ask `/version`, and count by the version.
     pub fn versions(clients: usize) -> Self {
-        Self { clients, pause: Duration::ZERO, target: "/version".to_owned(), judge: version }
+        Self {
+            clients,
+            pause: Duration::ZERO,
+            target: "/version".to_owned(),
+            judge: version,
+            keep_alive: None,
+        }
     }
 
     /// Clients that ask for a body of this size, and check every octet.
     pub fn large(clients: usize, octets: usize) -> Self {
-        Self { clients, pause: Duration::ZERO, target: format!("/large?bytes={octets}"), judge: pattern }
+        Self {
+            clients,
+            pause: Duration::ZERO,
+            target: format!("/large?bytes={octets}"),
+            judge: pattern,
+            keep_alive: None,
+        }
     }
 
     /// Clients that ask `/pid`, and count by the process.
     pub fn pids(clients: usize) -> Self {
-        Self { clients, pause: Duration::ZERO, target: "/pid".to_owned(), judge: pid }
+        Self { clients, pause: Duration::ZERO, target: "/pid".to_owned(), judge: pid, keep_alive: None }
+    }
+
+    /// The same on connections that are kept as long as the server keeps them, which is so long.
+    pub fn kept(mut self, keep_alive: Duration) -> Self {
+        self.keep_alive = Some(keep_alive);
+        self
     }
 
     /// The same with a pause after each request.
@@ -72,6 +100,8 @@ struct Tally {
     counts: BTreeMap<(u64, String), u64>,
     failures: Vec<String>,
     latencies: Vec<Duration>,
+    races: u64,
+    connections: u64,
 }
 
 /// What the clients saw.
@@ -81,6 +111,10 @@ pub struct Report {
     pub counts: BTreeMap<(u64, String), u64>,
     /// What went wrong, each with when.
     pub failures: Vec<String>,
+    /// Requests on kept connections that were closed at that moment, and had been idle long enough for it.
+    pub races: u64,
+    /// Connections that were opened.
+    pub connections: u64,
     /// The slowest request.
     pub slowest: Duration,
     /// The time that 99 of 100 requests stayed below.
@@ -112,6 +146,11 @@ impl Load {
         wait_for(&format!("{count} requests more"), || self.shared.done.load(Ordering::SeqCst) >= goal);
     }
 
+    /// How many requests have ended so far, well or not.
+    pub fn done(&self) -> u64 {
+        self.shared.done.load(Ordering::SeqCst)
+    }
+
     /// Requests that begin from now on belong to this epoch. The first is 0.
     pub fn epoch(&self, number: u64) {
         self.shared.epoch.store(number, Ordering::SeqCst);
@@ -123,6 +162,7 @@ impl Load {
         let mut counts = BTreeMap::new();
         let mut failures = Vec::new();
         let mut latencies = Vec::new();
+        let (mut races, mut connections) = (0, 0);
         for client in self.clients.drain(..) {
             let tally = client.join().expect("a client does not panic");
             for (key, count) in tally.counts {
@@ -130,11 +170,14 @@ impl Load {
             }
             failures.extend(tally.failures);
             latencies.extend(tally.latencies);
+            races += tally.races;
+            connections += tally.connections;
         }
         latencies.sort_unstable();
         let slowest = latencies.last().copied().unwrap_or_default();
         let p99 = latencies.get(latencies.len() * 99 / 100).copied().unwrap_or_default();
-        let report = Report { counts, failures, slowest, p99, time: self.begun.elapsed() };
+        let report =
+            Report { counts, failures, races, connections, slowest, p99, time: self.begun.elapsed() };
         eprintln!("{report}");
         report
     }
@@ -179,10 +222,12 @@ impl fmt::Display for Report {
         let rate = self.answered() as f64 / self.time.as_secs_f64().max(0.001);
         write!(
             f,
-            "load: {} answered in {:.1} s ({rate:.0}/s), {} failed, p99 {:.1?}, slowest {:.1?}",
+            "load: {} answered in {:.1} s ({rate:.0}/s) on {} connections, {} failed, {} races, p99 {:.1?}, slowest {:.1?}",
             self.answered(),
             self.time.as_secs_f64(),
+            self.connections,
             self.failures.len(),
+            self.races,
             self.p99,
             self.slowest
         )?;
@@ -198,17 +243,22 @@ impl fmt::Display for Report {
 
 fn client(address: &Address, plan: &Plan, shared: &Shared, begun: Instant) -> Tally {
     let mut tally = Tally::default();
+    let mut kept = None;
     while !shared.over.load(Ordering::SeqCst) {
         let epoch = shared.epoch.load(Ordering::SeqCst);
         let asked = Instant::now();
-        let answer = address.get(&plan.target);
+        let answer = ask(address, plan, &mut kept, &mut tally);
         tally.latencies.push(asked.elapsed());
         let judged = match answer {
+            Err(Lost::Race) => {
+                tally.races += 1;
+                continue;
+            }
             Ok(response) if response.status >= 500 => {
                 Err(format!("{}: {}", response.status, response.text()))
             }
             Ok(response) => (plan.judge)(&response),
-            Err(failure) => Err(failure.to_string()),
+            Err(Lost::Really(why)) => Err(why),
         };
         match judged {
             Ok(label) => *tally.counts.entry((epoch, label)).or_insert(0) += 1,
@@ -225,6 +275,76 @@ fn client(address: &Address, plan: &Plan, shared: &Shared, begun: Instant) -> Ta
         }
     }
     tally
+}
+
+/// Why there is no answer.
+enum Lost {
+    /// The one that nobody can exclude.
+    Race,
+    Really(String),
+}
+
+impl From<Failure> for Lost {
+    fn from(failure: Failure) -> Self {
+        Self::Really(failure.to_string())
+    }
+}
+
+/// A connection that was kept, and since when it is idle.
+type Kept = Option<(Connection, Instant)>;
+
+/// One request, on the connection that was kept if there is one.
+fn ask(address: &Address, plan: &Plan, kept: &mut Kept, tally: &mut Tally) -> Result<Response, Lost> {
+    let (mut connection, idle) = match reusable(plan, kept.take())? {
+        Some((connection, since)) => (connection, Some(since.elapsed())),
+        None => {
+            tally.connections += 1;
+            (Connection::open(address)?, None)
+        }
+    };
+    let sent = connection.send_get(&plan.target);
+    if let (Some(idle), Some(keep_alive)) = (idle, plan.keep_alive)
+        && (sent.is_err() || ends_at_once(&connection, MsgFlags::empty()))
+    {
+        let why = format!("closed {idle:.1?} after the last answer, with the next request on its way");
+        return Err(if idle >= patience(keep_alive) { Lost::Race } else { Lost::Really(why) });
+    }
+    sent?;
+    let response = connection.read_response()?;
+    if response.closes() {
+        connection.read_end()?;
+    } else if plan.keep_alive.is_some() {
+        *kept = Some((connection, Instant::now()));
+    }
+    Ok(response)
+}
+
+/// The connection that was kept, unless the server has closed it in the meantime, which it may in due time.
+fn reusable(plan: &Plan, kept: Kept) -> Result<Kept, Lost> {
+    let (Some((connection, since)), Some(keep_alive)) = (kept, plan.keep_alive) else { return Ok(None) };
+    if !ends_at_once(&connection, MsgFlags::MSG_DONTWAIT) {
+        return Ok(Some((connection, since)));
+    }
+    let idle = since.elapsed();
+    if idle >= patience(keep_alive) {
+        return Ok(None);
+    }
+    Err(Lost::Really(format!("closed {idle:.1?} after the last answer, which had not said so")))
+}
+
+/// How long an idle connection must be kept: timers may be coarse, and our clock starts a little later than the server's.
+fn patience(keep_alive: Duration) -> Duration {
+    keep_alive.mul_f64(0.9)
+}
+
+/// Whether the connection ends before another octet comes.
+fn ends_at_once(connection: &Connection, flags: MsgFlags) -> bool {
+    match recv(connection.as_fd().as_raw_fd(), &mut [0], flags | MsgFlags::MSG_PEEK) {
+        Ok(count) => count == 0,
+        // What a timeout is, the reading of the response will say.
+        Err(Errno::EAGAIN | Errno::EINTR) => false,
+        Err(_) => true,
+    }
 }
 
 fn version(response: &Response) -> Result<String, String> {

@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::getppid;
 
+use crate::classes::Class;
+
 /// Where everything lies.
 #[derive(Debug)]
 pub struct Programs {
@@ -45,9 +47,19 @@ impl Programs {
         self.built.join("libsync.so")
     }
 
+    /// A worker class of the workspace.
+    pub fn class(&self, class: Class) -> PathBuf {
+        self.built.join(format!("lib{}.so", class.name))
+    }
+
     /// The application that a newcomer copies.
     pub fn hello(&self) -> PathBuf {
         self.built.join("libhello.so")
+    }
+
+    /// The async application made by hand.
+    pub fn downstream(&self) -> PathBuf {
+        self.built.join("libdownstream.so")
     }
 
     /// The test application that says it is of version 1 or 2.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::classes::Class;
 use crate::guard;
 use crate::http::{Address, Response};
 use crate::process::{self, Process};
@@ -80,6 +81,26 @@ impl<'s> Launch<'s> {
     /// So many workers.
     pub fn workers(mut self, count: usize) -> Self {
         self.settings.raw("workers", &count.to_string());
+        self
+    }
+
+    /// Under this worker class.
+    pub fn class(mut self, class: Class) -> Self {
+        self.settings.text("worker_class", class.name);
+        self
+    }
+
+    /// With these settings, each as TOML writes it.
+    pub fn settings(mut self, settings: &[(&str, &str)]) -> Self {
+        for (name, value) in settings {
+            self.settings.raw(name, value);
+        }
+        self
+    }
+
+    /// On a port and on a Unix socket, in this order.
+    pub fn everywhere(mut self) -> Self {
+        self.settings.list("bind", &["127.0.0.1:0", "unix:server.sock"]);
         self
     }
 
