@@ -170,6 +170,44 @@ fn every_setting_is_documented() {
     expect_none("docs/SETTINGS.md does not name these settings; see host/src/settings/reference.rs", missing);
 }
 
+/// docs/SIGNALS.md: each row of its tables names a test in the part "Tests", and each test named there is one.
+#[test]
+fn every_row_of_the_signals_names_its_test() {
+    let page = read("docs/SIGNALS.md");
+    let (rows, tests) = page.split_once("\n## Tests\n").expect("a part that names the tests");
+    let mut missing = Vec::new();
+    for process in ["Master", "Worker"] {
+        let tested = signals_of(tests, &format!("\n### {process}\n"));
+        let tested: BTreeSet<&str> = tested.into_iter().flatten().collect();
+        let untested = signals_of(rows, &format!("\n## {process}\n"))
+            .into_iter()
+            // "All others" names none.
+            .filter(|row| !row.is_empty() && !row.iter().any(|signal| tested.contains(signal)));
+        missing.extend(untested.map(|row| format!("{process}: {}", row.join(", "))));
+    }
+    expect_none("these rows of docs/SIGNALS.md name no test in its last part", missing);
+
+    let mut absent = Vec::new();
+    let mut file = String::new();
+    // What stands in backquotes is a signal, a file, or a function of the file before it.
+    for word in tests.split('`').skip(1).step_by(2).filter(|word| word.contains(['.', '_'])) {
+        if word.ends_with(".rs") {
+            file = read(&format!("tests/{}", word.trim_start_matches("tests/")));
+        } else if !file.contains(&format!("fn {word}()")) {
+            absent.push(word.to_owned());
+        }
+    }
+    expect_none("docs/SIGNALS.md names tests that are not there", absent);
+}
+
+/// The signals of each row in the table below a heading.
+fn signals_of<'p>(page: &'p str, heading: &str) -> Vec<Vec<&'p str>> {
+    let (_, below) = page.split_once(heading).expect("the heading");
+    let table = below.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let cells = table.take_while(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(1));
+    cells.map(|cell| cell.split('`').skip(1).step_by(2).collect()).collect()
+}
+
 #[test]
 fn every_signal_is_documented() {
     let page = read("docs/SIGNALS.md");

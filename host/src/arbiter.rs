@@ -8,6 +8,7 @@
 //! never resolves a name and never reads from the network. What needs any of these is a child's work, so that nothing
 //! an operator deploys can stop the loop that would repair it.
 
+mod group;
 mod reload;
 mod signals;
 
@@ -25,6 +26,7 @@ use crate::generation::Generation;
 use crate::image::{self, RuntimeDir};
 use crate::listener::Listener;
 use crate::logging;
+use crate::oom::OomCounter;
 use crate::pidfile::Pidfile;
 use crate::roster::{Action, Roster, Timeouts, Was};
 use crate::runtime::Inherited;
@@ -34,6 +36,7 @@ use crate::sys::fd::{self, EventFd, Watch};
 use crate::sys::signal::{self, Signal, SignalQueue};
 use crate::sys::wait::{self, Ended};
 use crate::sys::{Pid, fork};
+use crate::watch::Watcher;
 use crate::worker::{self, Birth};
 use reload::Reload;
 
@@ -65,6 +68,8 @@ struct Child {
     late: bool,
     /// It was killed because it was to leave; its death is no news.
     dismissed: bool,
+    /// The master has sent it a KILL, for whatever reason.
+    killed: bool,
 }
 
 /// How the master ends.
@@ -97,6 +102,9 @@ pub struct Arbiter {
     /// Runtime directories that are not where they were made: renamed with the release they lie in, or removed.
     moved_dirs: Vec<RuntimeDir>,
     pidfile: Option<Pidfile>,
+    oom: OomCounter,
+    /// With `--reload`.
+    watcher: Option<Watcher>,
     stopping: Option<Stopping>,
     /// Why the program ends with an error: only the first start sets it.
     failure: Option<StartError>,
@@ -129,6 +137,8 @@ impl Arbiter {
             runtime_dir: None,
             moved_dirs: Vec::new(),
             pidfile: None,
+            oom: OomCounter::open(),
+            watcher: None,
             stopping: None,
             failure: None,
         })
@@ -145,6 +155,7 @@ impl Arbiter {
             self.handle_signals(now);
             self.reap(now);
             self.hear_workers(now);
+            self.watch_files(now);
             self.step_reload(now);
             self.manage(now);
             self.retire_unused();
@@ -155,13 +166,16 @@ impl Arbiter {
         }
     }
 
-    /// The only place that waits: for a signal, a worker, the probe, or the nearest deadline.
+    /// The only place that waits: for a signal, a worker, the probe, a file, or the nearest deadline.
     fn sleep(&self) {
         let mut watches = vec![Watch::readable(self.signals.as_fd()), Watch::readable(self.wake.0.as_fd())];
         // A closed channel would be readable for ever; how its owner ended comes with CHLD.
         let probe = self.reload.probe().filter(|probe| !probe.is_closed());
         watches.extend(probe.map(|probe| Watch::readable(probe.as_fd())));
-        let deadline = [self.roster.next_deadline(), self.reload.deadline()].into_iter().flatten().min();
+        watches.extend(self.watcher.iter().map(|watcher| Watch::readable(watcher.as_fd())));
+        let files = self.watcher.as_ref().and_then(Watcher::deadline);
+        let deadlines = [self.roster.next_deadline(), self.reload.deadline(), files];
+        let deadline = deadlines.into_iter().flatten().min();
         if let Err(error) = fd::poll(&mut watches, deadline) {
             // Memory is short. Whatever happens, the loop must not become a busy one.
             log::error!("cannot wait for events: {error}");
@@ -172,6 +186,7 @@ impl Arbiter {
 
     /// Learns who died. One CHLD may stand for many.
     fn reap(&mut self, now: Instant) {
+        let mut reaped = false;
         while let Some((pid, ended)) = wait::reap() {
             if let Some(child) = self.children.remove(&pid.as_raw()) {
                 self.worker_died(pid, &child, ended, now);
@@ -179,6 +194,10 @@ impl Arbiter {
                 // As PID 1 of a container the master inherits whoever lost a parent.
                 log::debug!("reaped process {pid}, no child of this master: {ended}");
             }
+            reaped = true;
+        }
+        if reaped {
+            self.oom.settle();
         }
     }
 
@@ -212,7 +231,9 @@ impl Arbiter {
         }
         match (ended, message) {
             (Ended::Killed { .. }, _) if child.dismissed => log::debug!("Worker (pid:{pid}) is gone"),
-            (_, Some(message)) => log::error!("Worker (pid:{pid}) exited: {message}"),
+            (Ended::Exited(code), Some(message)) => {
+                log::error!("Worker (pid:{pid}) exited with code {code}: {message} ({account})");
+            }
             (Ended::Exited(0), None) if was == Was::Leaving => log::debug!("Worker (pid:{pid}) has left"),
             (Ended::Exited(0), None) => {
                 log::warn!("Worker (pid:{pid}) has left without having been told to by the master")
@@ -220,8 +241,9 @@ impl Arbiter {
             (Ended::Exited(code), None) => {
                 log::error!("Worker (pid:{pid}) exited with code {code} ({account})")
             }
-            (Ended::Killed { signal, .. }, None) => {
-                log::error!("Worker (pid:{pid}) was sent {}! ({account})", signal::name(signal));
+            (Ended::Killed { signal, .. }, message) => {
+                let last_words = message.map(|message| format!(" {message}")).unwrap_or_default();
+                log::error!("Worker (pid:{pid}) was sent {}!{last_words} ({account})", signal::name(signal));
             }
         }
     }
@@ -237,7 +259,7 @@ impl Arbiter {
     }
 
     /// Who a dead worker was, and what it was doing.
-    fn account(&self, child: &Child, ended: Ended) -> String {
+    fn account(&mut self, child: &Child, ended: Ended) -> String {
         use std::fmt::Write;
         let view = self.scoreboard.view(child.slot);
         let mut text = format!("generation {}, age {}, while {}", child.generation, child.age, view.stage());
@@ -261,7 +283,20 @@ impl Arbiter {
         if let Some(request) = view.current_request() {
             let _ = write!(text, ", in {}", request.account());
         }
+        if !child.killed {
+            text.push_str(self.lack_of_memory(ended));
+        }
         text
+    }
+
+    /// What is to be said of a death that the master did not cause, if the kernel counts it as one for want of memory.
+    fn lack_of_memory(&mut self, ended: Ended) -> &'static str {
+        let is_kill = matches!(ended, Ended::Killed { signal, .. } if signal == Signal::SIGKILL as i32);
+        if is_kill && self.oom.claim() {
+            ", out of memory: the kernel counts one more such kill in this control group"
+        } else {
+            ""
+        }
     }
 
     /// Learns what workers have published since the last turn: who is ready, and who is alive.
@@ -273,8 +308,10 @@ impl Arbiter {
             let view = self.scoreboard.view(child.slot);
             let pid = Pid::from_raw(*pid);
             self.roster.heartbeat(pid, fd::instant_of(view.heartbeat()));
-            if view.is_retiring() {
+            if view.is_stuck() {
                 self.roster.retire(pid);
+            } else if view.is_retiring() {
+                self.roster.ask_to_retire(pid);
             }
             if child.told == Command::Wait && view.is_ready() {
                 ready.push(pid);
@@ -359,6 +396,7 @@ impl Arbiter {
                         told: Command::Wait,
                         late: false,
                         dismissed: false,
+                        killed: false,
                     },
                 );
             }
@@ -416,6 +454,7 @@ impl Arbiter {
         let Some(child) = self.children.get_mut(&pid.as_raw()) else { return };
         // One that still boots is killed without having been told: it serves nobody.
         child.dismissed = !child.late && (child.told != Command::Run);
+        child.killed = true;
         self.send(pid, Signal::SIGKILL);
     }
 
@@ -453,7 +492,12 @@ impl Arbiter {
     }
 
     fn timeouts(config: &Config) -> Timeouts {
-        Timeouts { timeout: config.timeout, boot: config.boot_timeout, graceful: config.graceful_timeout }
+        Timeouts {
+            timeout: config.timeout,
+            boot: config.boot_timeout,
+            graceful: config.graceful_timeout,
+            recycle: config.recycle_interval,
+        }
     }
 
     // -----------------------------------------------------------------------------------------------------------
@@ -461,10 +505,14 @@ impl Arbiter {
 
     /// Begins to stop, or hurries when it is stopping already.
     fn stop(&mut self, how: Stopping, now: Instant) {
+        let before = self.stopping;
         if self.stopping == Some(Stopping::Quick) || self.stopping == Some(how) && how == Stopping::Graceful {
             self.stopping = Some(Stopping::Quick);
         } else {
             self.stopping = Some(how);
+        }
+        if before == Some(Stopping::Graceful) {
+            log::info!("Quick shutdown requested");
         }
         self.abandon_reload(now);
         if self.stopping == Some(Stopping::Quick) {

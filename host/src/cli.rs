@@ -248,7 +248,7 @@ fn argument(setting: &'static Setting) -> Arg {
             _ => setting.kind.placeholder(),
         });
     }
-    if matches!(setting.kind, Kind::Integer { .. } | Kind::Seconds) {
+    if matches!(setting.kind, Kind::Integer { .. } | Kind::Size | Kind::Seconds) {
         // "-t -1" shall be told its range, not that "-1" is no option.
         argument = argument.allow_negative_numbers(true);
     }

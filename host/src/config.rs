@@ -18,6 +18,7 @@ use crate::cli::{self, Origin, Values};
 use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT, io_text};
 use crate::logging::{LogLevel, LogTarget};
 use crate::settings::{OnReload, Place, SETTINGS, Value, find, nearest};
+use crate::watch;
 
 mod address;
 mod file;
@@ -173,6 +174,8 @@ pub struct Config {
     pub bind: Vec<BindAddress>,
     /// See listen(2).
     pub backlog: u32,
+    /// Whether there are as many sockets on a TCP address as workers.
+    pub reuse_port: bool,
     /// From 1 to [`crate::settings::MAX_WORKERS`].
     pub workers: u32,
     /// How a worker accepts and serves.
@@ -201,8 +204,16 @@ pub struct Config {
     pub max_requests: u64,
     /// The most that is added to `max_requests`.
     pub max_requests_jitter: u64,
+    /// Octets of memory beyond which a worker is replaced.
+    pub max_worker_memory: Option<u64>,
+    /// At least between two workers that are replaced because they ask for it; zero is no limit.
+    pub recycle_interval: Duration,
     /// What a request may measure.
     pub limits: Limits,
+    /// Whether to reload when a file has changed.
+    pub reload: bool,
+    /// Further files that are watched, and patterns.
+    pub reload_extra_files: watch::ExtraFiles,
     /// Absolute.
     pub pidfile: Option<PathBuf>,
     /// Whom the workers run as; none if as the master.
@@ -437,6 +448,7 @@ fn resolve(
         file,
         bind,
         backlog: resolver.integer("backlog"),
+        reuse_port: resolver.flag("reuse_port"),
         workers: resolver.integer("workers"),
         worker_class,
         worker_options,
@@ -451,6 +463,8 @@ fn resolve(
         request_timeout: resolver.timeout("request_timeout"),
         max_requests: resolver.integer("max_requests"),
         max_requests_jitter: resolver.integer("max_requests_jitter"),
+        max_worker_memory: Some(resolver.integer("max_worker_memory")).filter(|limit| *limit != 0),
+        recycle_interval: resolver.seconds("recycle_interval"),
         limits: Limits {
             request_line: resolver.integer("limit_request_line"),
             request_fields: resolver.integer("limit_request_fields"),
@@ -458,6 +472,8 @@ fn resolve(
             request_head: resolver.integer("limit_request_head"),
             request_body: resolver.integer("limit_request_body"),
         },
+        reload: resolver.flag("reload"),
+        reload_extra_files: resolver.reload_extra_files()?,
         pidfile: resolver.path("pidfile"),
         identity,
         umask: resolver.mode("umask"),
@@ -604,6 +620,30 @@ impl Resolver<'_> {
             _ => Err(self.fail("raw_env", &format!("'{text}' must be KEY=VALUE"))),
         };
         self.list("raw_env").iter().map(pair).collect()
+    }
+
+    fn reload_extra_files(&self) -> Result<watch::ExtraFiles, ConfigError> {
+        if self.text("reload_engine").as_deref() == Some("poll") {
+            let why = "the master looks at files only when the kernel says that they have changed; leave it at auto, \
+                       and send HUP where inotify does not reach, as on network file systems";
+            return Err(self.fail("reload_engine", why));
+        }
+        let name = "reload_extra_files";
+        let mut extra = watch::ExtraFiles::default();
+        for text in self.list(name) {
+            let path = self.directory.join(text);
+            if watch::is_pattern(text) {
+                let pattern = watch::absolute_pattern(&self.directory, text)
+                    .map_err(|why| self.fail(name, &format!("'{text}' is no pattern: {why}")))?;
+                extra.patterns.push(pattern);
+            } else if path.exists() {
+                extra.files.push(path);
+            } else {
+                let why = format!("{} does not exist; create it, or leave it out", path.display());
+                return Err(self.fail(name, &why));
+            }
+        }
+        Ok(extra)
     }
 
     fn plugin_directories(&self, sources: &Sources) -> Vec<PathBuf> {

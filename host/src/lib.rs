@@ -22,6 +22,7 @@ pub mod generation;
 pub mod image;
 pub mod listener;
 pub mod logging;
+pub mod oom;
 pub mod pidfile;
 pub mod plugin;
 pub mod probe;
@@ -32,4 +33,5 @@ pub mod settings;
 pub mod sys;
 #[cfg(test)]
 mod temp_dir;
+pub mod watch;
 pub mod worker;

@@ -38,6 +38,13 @@ pub struct Listener {
     file: Option<(u64, u64)>,
 }
 
+/// Whether other sockets may have the same address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Shared,
+}
+
 /// Why an address cannot be listened on: one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {operation} {address}: {why}")]
@@ -73,8 +80,31 @@ impl Listener {
     /// The address is in use, not ours, forbidden, or its path is too long or taken by something else.
     pub fn bind(address: &BindAddress, umask: u32) -> Result<Self, ListenerError> {
         match &address.kind {
-            BindKind::Tcp(tcp) => Self::bind_tcp(address, *tcp),
+            BindKind::Tcp(tcp) => Self::bind_tcp(address, *tcp, Sharing::Alone),
             BindKind::Unix(path) => Self::bind_unix(address, path, umask),
+        }
+    }
+
+    /// Master: as [`Listener::bind`], but other sockets of the same user can be bound beside it if they ask for it, too
+    /// (SO_REUSEPORT, socket(7)); for TCP only.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn bind_shared(address: &BindAddress, umask: u32) -> Result<Self, ListenerError> {
+        match &address.kind {
+            BindKind::Tcp(tcp) => Self::bind_tcp(address, *tcp, Sharing::Shared),
+            BindKind::Unix(path) => Self::bind_unix(address, path, umask),
+        }
+    }
+
+    /// Master: one more socket beside one of [`Listener::bind_shared`], on the port that it really has.
+    ///
+    /// # Errors
+    /// Somebody has changed who may bind there; or this is no TCP socket, which has no others beside it.
+    pub fn bind_beside(&self) -> Result<Self, ListenerError> {
+        match self.actual {
+            BindKind::Tcp(tcp) => Self::bind_tcp(&self.address, tcp, Sharing::Shared),
+            BindKind::Unix(_) => Err(self.fail("bind a second socket to", "only TCP has SO_REUSEPORT")),
         }
     }
 
@@ -160,7 +190,7 @@ impl Listener {
         ListenerError { operation, address: self.address.text.clone(), why: why.to_owned() }
     }
 
-    fn bind_tcp(address: &BindAddress, tcp: SocketAddr) -> Result<Self, ListenerError> {
+    fn bind_tcp(address: &BindAddress, tcp: SocketAddr, sharing: Sharing) -> Result<Self, ListenerError> {
         let fail = |errno: Errno| ListenerError {
             operation: "bind",
             address: address.text.clone(),
@@ -171,6 +201,9 @@ impl Listener {
         // Without it, connections in TIME_WAIT keep a restart from binding for a minute.
         setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(fail)?;
         setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(fail)?;
+        if sharing == Sharing::Shared {
+            setsockopt(&fd, sockopt::ReusePort, &true).map_err(fail)?;
+        }
         bind(fd.as_raw_fd(), &SockaddrStorage::from(tcp)).map_err(fail)?;
         let actual = bound_address(&fd).map_err(fail)?.unwrap_or(tcp);
         Ok(Self { fd, address: address.clone(), actual: BindKind::Tcp(actual), file: None })

@@ -8,7 +8,7 @@
 //! bounded, a verdict and a sentence, never data that the master acts upon.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use crate::scoreboard::SlotWriter;
 use crate::sys::Pid;
 use crate::sys::fd::{Channel, Incoming, channel};
 use crate::sys::{fork, signal};
+use crate::watch;
 
 /// How much a probe may report (octets): a configuration with its images takes a few KiB.
 const REPORT_LIMIT: usize = 4 * 1024 * 1024;
@@ -41,6 +42,8 @@ pub const FIRST_BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Prepared {
     /// The generation, its images copied.
     pub generation: Generation,
+    /// What is watched for `--reload`; the descriptor comes with it ([`Probe::take_watches`]).
+    pub watched: watch::Watched,
 }
 
 /// Why a generation cannot be: one sentence, and the exit code if it was to be the first.
@@ -104,6 +107,8 @@ pub struct Probe {
     channel: Channel,
     /// Pieces of a report that is not complete yet.
     pieces: Vec<u8>,
+    /// A descriptor that came with the last message.
+    watches: Option<OwnedFd>,
     /// Whether stage 1 has reported: what comes later is plugin code's.
     prepared: bool,
     /// The other end is closed: no report comes any more.
@@ -142,6 +147,7 @@ impl Probe {
             generation: task.generation,
             channel: ours,
             pieces: Vec::new(),
+            watches: None,
             prepared: false,
             closed: false,
         })
@@ -155,7 +161,12 @@ impl Probe {
     pub fn receive(&mut self) -> Result<Option<Report>, Refusal> {
         loop {
             let message = match self.channel.receive() {
-                Ok(Incoming::Message(message, _)) => message,
+                Ok(Incoming::Message(message, descriptors)) => {
+                    // From stage 2 on no descriptor is welcome.
+                    let welcome = descriptors.into_iter().next().filter(|_| !self.prepared);
+                    self.watches = welcome.or(self.watches.take());
+                    message
+                }
                 Ok(Incoming::Nothing) => return Ok(None),
                 Ok(Incoming::Closed) => {
                     self.closed = true;
@@ -199,6 +210,11 @@ impl Probe {
             }
             _ => Err(garbled("a message of an unknown kind")),
         }
+    }
+
+    /// Master: the watches for `--reload` that stage 1 has set up, if any.
+    pub fn take_watches(&mut self) -> Option<OwnedFd> {
+        self.watches.take()
     }
 
     /// Master: lets stage 2 begin.
@@ -245,11 +261,12 @@ fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
     }
     crate::logging::after_fork();
     // 2. Stage 1. Files and names; no plugin code.
-    let prepared = match prepare(task, channel) {
+    let (prepared, watches) = match prepare(task, channel) {
         Ok(prepared) => prepared,
         Err(refusal) => return refuse(channel, &refusal),
     };
-    if send_json(channel, tag::PREPARED, &prepared).is_err() {
+    let watches: Vec<BorrowedFd<'_>> = watches.iter().map(AsFd::as_fd).collect();
+    if send_with(channel, tag::PREPARED, &prepared, &watches).is_err() {
         return 1; // The master is gone.
     }
     // 3. The master binds what is new. It may also have changed its mind, which is the end of the channel.
@@ -284,23 +301,37 @@ fn refuse(channel: &Channel, refusal: &Refusal) -> i32 {
 }
 
 fn send_json(channel: &Channel, kind: u8, value: &impl Serialize) -> io::Result<()> {
+    send_with(channel, kind, value, &[])
+}
+
+/// Sends a value, with descriptors in its last piece.
+fn send_with(
+    channel: &Channel,
+    kind: u8,
+    value: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let text = serde_json::to_vec(value).map_err(io::Error::other)?;
     let mut pieces = text.chunks(PIECE).peekable();
     while let Some(piece) = pieces.next() {
         let mut message = Vec::with_capacity(piece.len() + 1);
-        message.push(if pieces.peek().is_some() { tag::MORE } else { kind });
+        let (tag, with) = if pieces.peek().is_some() { (tag::MORE, &[][..]) } else { (kind, descriptors) };
+        message.push(tag);
         message.extend_from_slice(piece);
-        channel.send(&message, &[])?;
+        channel.send(&message, with)?;
     }
     Ok(())
 }
 
 /// Stage 1.
-fn prepare(task: &Task<'_>, channel: &Channel) -> Result<Prepared, Refusal> {
+fn prepare(task: &Task<'_>, channel: &Channel) -> Result<(Prepared, Option<OwnedFd>), Refusal> {
     task.slot.set_stage("reading the configuration");
     let config =
         Config::load(task.sources).map_err(|error| Refusal::new(error.exit_code(), error.to_string()))?;
     try_files(&config)?;
+    // Before anything is copied: what changes from now on is a reason for the next reload.
+    let refuse = |sentence| Refusal::new(EXIT_SETTINGS, sentence);
+    let watches = watch::Setup::begin(&config).map_err(refuse)?;
     task.slot.set_stage("choosing the runtime directory");
     let created;
     let runtime = match task.runtime_dir {
@@ -320,13 +351,17 @@ fn prepare(task: &Task<'_>, channel: &Channel) -> Result<Prepared, Refusal> {
     let directory = runtime
         .generation_dir(task.generation)
         .map_err(|error| Refusal::new(EXIT_SETTINGS, error.to_string()))?;
-    let copied = copy_images(task, config, &directory);
+    let copied = copy_images(task, config, &directory).and_then(|generation| {
+        let finish = |setup: watch::Setup| setup.finish(&generation).map_err(refuse);
+        let (watched, watches) = watches.map(finish).transpose()?.unzip();
+        Ok((Prepared { generation, watched: watched.unwrap_or_default() }, watches))
+    });
     if copied.is_err() {
         // Nothing of a refused generation stays; the sentence that matters is already known.
         let _ = image::remove_generation(&directory);
     }
     // The master locks the directory itself as soon as it hears of it; until then this child's lock holds it.
-    Ok(Prepared { generation: copied? })
+    copied
 }
 
 /// Opens what workers and the master will open, so that it is known before anything changes.

@@ -67,6 +67,8 @@ pub struct Timeouts {
     pub boot: Option<Duration>,
     /// From being told to drain to KILL.
     pub graceful: Duration,
+    /// At least between two workers that are replaced because they ask for it.
+    pub recycle: Duration,
 }
 
 /// What a worker was when it died.
@@ -103,7 +105,9 @@ struct WorkerHandle {
     seat: usize,
     phase: Phase,
     heartbeat: Instant,
-    /// It asks to be replaced, and serves until it is.
+    /// It asks to be replaced when it is its turn.
+    asking: bool,
+    /// It is to be replaced, and serves until it is.
     retiring: bool,
     /// Those of its generation: a worker ticks by the `timeout` that it was born with.
     timeouts: Timeouts,
@@ -177,6 +181,8 @@ pub struct Roster {
     gate: Option<u64>,
     gate_timeouts: Timeouts,
     born: u64,
+    /// When one that had asked was last granted its replacement.
+    recycled: Option<Instant>,
     /// When the last forks were, no older than a second.
     forks: VecDeque<Instant>,
     /// The deadline that the loop was last given.
@@ -196,6 +202,7 @@ impl Roster {
             gate: None,
             gate_timeouts: Timeouts::default(),
             born: 0,
+            recycled: None,
             forks: VecDeque::new(),
             asked: None,
         }
@@ -303,7 +310,15 @@ impl Roster {
         }
     }
 
-    /// A worker asks to be replaced (it has served as many requests as it should): it drains when another is ready.
+    /// A worker asks to be replaced (it has served as many requests as it should, or has grown too large). It retires
+    /// when the time between two of them has passed: a leak that all have must not take all of them at once.
+    pub fn ask_to_retire(&mut self, pid: Pid) {
+        if let Some(worker) = self.find(pid) {
+            worker.asking = true;
+        }
+    }
+
+    /// A worker is to be replaced: it drains when another is ready.
     pub fn retire(&mut self, pid: Pid) {
         if let Some(worker) = self.find(pid) {
             worker.retiring = true;
@@ -348,6 +363,7 @@ impl Roster {
         self.forgive_suspension(now);
         let mut actions = Vec::new();
         self.murder(now, &mut actions);
+        self.recycle(now);
         match self.course {
             Course::Idle => {
                 self.dismiss_foreign(0, now, &mut actions);
@@ -430,6 +446,25 @@ impl Roster {
                 }
                 Phase::Killed { was } => Phase::Killed { was },
             };
+        }
+    }
+
+    /// Whose turn it is next to be replaced, of those that ask.
+    fn next_to_retire(&self) -> Option<usize> {
+        self.oldest(|worker| worker.asking && !worker.retiring && worker.is_ready())
+    }
+
+    /// When the next of those that ask may be replaced.
+    fn recycle_due(&self) -> Option<Instant> {
+        self.recycled.map(|last| last + self.timeouts.recycle)
+    }
+
+    fn recycle(&mut self, now: Instant) {
+        while self.recycle_due().is_none_or(|due| due <= now)
+            && let Some(index) = self.next_to_retire()
+        {
+            self.workers[index].retiring = true;
+            self.recycled = Some(now);
         }
     }
 
@@ -562,6 +597,7 @@ impl Roster {
             seat,
             phase: Phase::Booting { since: now },
             heartbeat: now,
+            asking: false,
             retiring: false,
             timeouts,
         });
@@ -616,7 +652,9 @@ impl Roster {
                 .flatten();
             self.seats[seat].not_before.into_iter().chain(rate).max().unwrap_or(now).max(now)
         });
-        [limits, spawn].into_iter().flatten().min()
+        // Who asks is told no earlier than this; the first of all is not made to wait.
+        let recycle = self.next_to_retire().and_then(|_| self.recycle_due());
+        [limits, spawn, recycle].into_iter().flatten().min()
     }
 
     /// Whether a spawn is wanted that was not allowed yet.
@@ -641,6 +679,7 @@ mod tests {
         timeout: Some(Duration::from_secs(30)),
         boot: Some(Duration::from_secs(5)),
         graceful: Duration::from_secs(30),
+        recycle: Duration::ZERO,
     };
 
     /// A roster with a clock, pids, and forks that succeed.
@@ -883,6 +922,67 @@ mod tests {
     }
 
     #[test]
+    fn workers_that_ask_to_be_replaced_wait_for_their_turn() {
+        let mut world = World::new(3);
+        world.roster.begin_roll(1, Timeouts { recycle: 5 * SECOND, ..TIMEOUTS });
+        world.turn();
+        world.all_ready();
+        world.roster.open_roll();
+        world.settle();
+        let asking: Vec<Pid> = world.alive.iter().map(|worker| worker.0).collect();
+        asking.iter().for_each(|pid| world.roster.ask_to_retire(*pid));
+        // The first at once, as nobody was replaced before; one more every five seconds; never two at a time.
+        for (turn, pid) in asking.iter().enumerate() {
+            let begun = world.now;
+            while world.alive.iter().any(|worker| worker.0 == *pid) {
+                world.turn();
+                world.all_ready();
+                let left = |pid: &&Pid| world.alive.iter().all(|worker| worker.0 != **pid || worker.2);
+                assert!(asking.iter().filter(left).count() <= turn + 1, "one at a time");
+                for (pid, _, told) in world.alive.clone() {
+                    if told {
+                        world.die(pid);
+                    }
+                }
+                world.beat();
+                world.now += SECOND / 4;
+            }
+            let waited = world.now - begun;
+            assert!(if turn == 0 { waited <= SECOND } else { waited > 4 * SECOND }, "{turn}: {waited:?}");
+        }
+        // A stuck one does not wait for any turn.
+        let stuck = world.alive[0].0;
+        world.roster.retire(stuck);
+        assert!(matches!(world.turn()[..], [Action::Spawn { .. }]));
+    }
+
+    #[test]
+    fn the_loop_wakes_for_who_waits_for_a_turn() {
+        let mut world = World::new(2);
+        let never = Timeouts { timeout: None, recycle: 5 * SECOND, ..TIMEOUTS };
+        world.roster.begin_roll(1, never);
+        world.turn();
+        world.all_ready();
+        world.roster.open_roll();
+        world.settle();
+        assert_eq!(world.roster.next_deadline(), None);
+        let asking: Vec<Pid> = world.alive.iter().map(|worker| worker.0).collect();
+        let begun = world.now;
+        asking.iter().for_each(|pid| world.roster.ask_to_retire(*pid));
+        while world.alive.iter().any(|worker| worker.0 == asking[0]) {
+            world.turn();
+            world.all_ready();
+            for (pid, _, told) in world.alive.clone() {
+                if told {
+                    world.die(pid);
+                }
+            }
+        }
+        world.turn();
+        assert_eq!(world.roster.next_deadline(), Some(begun + 5 * SECOND));
+    }
+
+    #[test]
     fn a_worker_that_retires_is_replaced_before_it_drains() {
         let mut world = World::serving(2);
         let pid = world.alive[0].0;
@@ -1056,7 +1156,7 @@ mod tests {
                         }
                     }
                     (5 | 6, Some(pid)) => _ = world.roster.ready(pid, world.now),
-                    (8, Some(pid)) if random(4) == 0 => world.roster.retire(pid),
+                    (8, Some(pid)) if random(4) == 0 => world.roster.ask_to_retire(pid),
                     (7, Some(pid)) if world.alive.iter().any(|worker| worker.0 == pid && worker.2) => {
                         world.die(pid);
                     }

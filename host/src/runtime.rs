@@ -29,8 +29,10 @@ use crate::sys::signal::{Signal, WorkerSignals};
 use crate::sys::tcp;
 
 mod expiry;
+mod memory;
 
 use expiry::{Expiry, age_of};
+use memory::{Finding, MemoryLimit};
 
 /// How long a worker that was told to leave at once may take to flush its logs.
 const HALT_GRACE: Duration = Duration::from_millis(200);
@@ -299,6 +301,7 @@ impl Runtime {
     /// Worker: commands of the master, signals, expired requests; until the process ends.
     pub fn watch(&self, signals: &WorkerSignals, stuck: &EventFd) {
         let Some(command) = self.command.get() else { return };
+        let mut memory = MemoryLimit::new(self.generation.config.max_worker_memory);
         loop {
             let mut watches = [
                 Watch::readable(command.as_fd()),
@@ -306,7 +309,8 @@ impl Runtime {
                 Watch::readable(stuck.as_fd()),
                 Watch::readable(self.watch.as_fd()),
             ];
-            if let Err(error) = poll(&mut watches, self.next_expiry()) {
+            let deadline = [self.next_expiry(), memory.deadline()].into_iter().flatten().min();
+            if let Err(error) = poll(&mut watches, deadline) {
                 log::error!("the watch thread cannot wait: {error}; the worker leaves");
                 self.advance(State::Draining);
                 return;
@@ -337,6 +341,37 @@ impl Runtime {
                 let _ = self.watch.clear();
             }
             self.expire();
+            self.weigh(&mut memory);
+        }
+    }
+
+    /// Asks for a replacement when this worker has grown too large.
+    fn weigh(&self, memory: &mut MemoryLimit) {
+        // What it needs to boot is not judged before it is there.
+        if !self.go.load(Ordering::Acquire) {
+            return;
+        }
+        let finding = memory.look(Instant::now(), memory::own);
+        let limit = self.generation.config.max_worker_memory.unwrap_or(0);
+        match finding {
+            None => {}
+            Some(Finding::Over(octets)) => {
+                let first = self.retire();
+                if first {
+                    log::info!(
+                        "Autorestarting worker: it has {octets} octets of memory, and may have {limit}."
+                    );
+                }
+            }
+            Some(Finding::OverFromTheStart(octets)) => log::error!(
+                "max_worker_memory is {limit}, and a worker that has just begun has {octets} octets already: it is \
+                 not replaced for that; raise the limit"
+            ),
+            Some(Finding::Unknown(error)) => {
+                log::error!(
+                    "cannot tell the memory of this worker: {error}; max_worker_memory has no effect"
+                );
+            }
         }
     }
 
@@ -608,7 +643,10 @@ impl HostServices for Runtime {
 
     fn request_abandoned(&self, token: u64) {
         let name = lock(&self.expiry).abandon(token);
-        if self.retire() {
+        let first = self.retire();
+        // A thread is gone: what asks for nothing but a fresh start may have to wait, this may not.
+        self.slot.set_stuck();
+        if first {
             let name = self.name(token, name.as_deref());
             log::error!("request_timeout: {name} is stuck in the application; this worker is replaced");
         }

@@ -91,6 +91,8 @@ enum State {
     Draining = 3,
     /// It serves, and asks to be replaced.
     Retiring = 4,
+    /// The same, and a call does not come back: it is not to wait for its turn.
+    Stuck = 5,
 }
 
 /// What the master wants of a worker.
@@ -267,6 +269,14 @@ impl SlotWriter {
         // Fails when the state is another, and then there is nothing to do.
         let _ =
             self.words[word::STATE].compare_exchange(ready, retiring, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// It asks to be replaced, and that is urgent.
+    pub fn set_stuck(&self) {
+        let (retiring, stuck) = (State::Retiring as u64, State::Stuck as u64);
+        // Fails when it leaves already.
+        let _ =
+            self.words[word::STATE].compare_exchange(retiring, stuck, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// It accepts from the listeners of its generation.
@@ -450,12 +460,19 @@ impl SlotView {
     /// Whether it has reported that it can serve.
     pub fn is_ready(&self) -> bool {
         let state = self.words[word::STATE].load(Ordering::Acquire);
-        [State::Ready, State::Draining, State::Retiring].iter().any(|ready| state == *ready as u64)
+        [State::Ready, State::Draining, State::Retiring, State::Stuck]
+            .iter()
+            .any(|ready| state == *ready as u64)
     }
 
     /// Whether it asks to be replaced.
     pub fn is_retiring(&self) -> bool {
         self.words[word::STATE].load(Ordering::Acquire) == State::Retiring as u64
+    }
+
+    /// Whether it asks to be replaced at once.
+    pub fn is_stuck(&self) -> bool {
+        self.words[word::STATE].load(Ordering::Acquire) == State::Stuck as u64
     }
 
     /// Its last sign of life, nanoseconds of the monotonic clock, never in the future.

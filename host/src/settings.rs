@@ -56,6 +56,8 @@ pub enum Kind {
         /// What is counted.
         unit: &'static str,
     },
+    /// An amount of memory: octets, or K, M, G or T of them, each 1024 times the one before.
+    Size,
     /// A time in seconds, fractions allowed, at most a year.
     Seconds,
     /// Permission bits: octal, written with a leading zero.
@@ -101,7 +103,7 @@ pub enum OnReload {
 /// A value of a setting, of the type its [`Kind`] says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
-    /// For [`Kind::Integer`].
+    /// For [`Kind::Integer`] and [`Kind::Size`].
     Integer(u64),
     /// For [`Kind::Seconds`].
     Seconds(Duration),
@@ -202,6 +204,9 @@ impl Kind {
                 .filter(|time| *time <= Duration::from_secs(YEAR))
                 .map(Value::Seconds)
                 .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
+            Self::Size => parse_size(word)
+                .map(Value::Integer)
+                .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
             Self::Mode => parse_mode(word).map(Value::Mode),
             Self::Text | Self::Path => Ok(Value::Text(word.to_owned())),
             Self::Flag => match word {
@@ -234,6 +239,7 @@ impl Kind {
         match self {
             Self::Integer { least, most: u64::MAX, .. } => format!("a whole number, {least} or more"),
             Self::Integer { least, most, .. } => format!("a whole number from {least} to {most}"),
+            Self::Size => "a number of octets, or one with K, M, G or T behind it".to_owned(),
             Self::Seconds => format!("a number of seconds from 0 to {YEAR}"),
             Self::Mode => "an octal mode from 0 to 0o777".to_owned(),
             Self::Text => "a text".to_owned(),
@@ -256,6 +262,7 @@ impl Kind {
         match self {
             Self::Integer { unit: "bytes", .. } => "BYTES",
             Self::Integer { .. } => "INT",
+            Self::Size => "SIZE",
             Self::Seconds => "SECONDS",
             Self::Mode => "MODE",
             Self::Text | Self::TextList => "STRING",
@@ -265,6 +272,15 @@ impl Kind {
             Self::Options => "NAME=VALUE",
         }
     }
+}
+
+/// `1048576`, `1024K`, `1M`; letters in either case.
+fn parse_size(word: &str) -> Option<u64> {
+    let unit = word.chars().last()?.to_ascii_uppercase();
+    let power = "KMGT".find(unit).map_or(0, |index| 10 * (index + 1));
+    let digits = if power == 0 { word } else { &word[..word.len() - 1] };
+    let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| is_number)?.checked_mul(1 << power)
 }
 
 /// Permission bits. A bare decimal such as `22` is refused: Gunicorn reads it as 0o26, which nobody means.
@@ -444,6 +460,32 @@ pub static SETTINGS: &[Setting] = &[
     )
     .place(Place::CommandLine),
     setting(
+        "Debugging",
+        "reload",
+        &["reload"],
+        Kind::Flag,
+        Some("false"),
+        "Reload, as on HUP, when the application, the worker class, a library that they bring, or the configuration file \
+         has changed. For development; a change that does not work leaves the old one serving.",
+    ),
+    setting(
+        "Debugging",
+        "reload_engine",
+        &["reload-engine"],
+        Kind::Choice(&["auto", "inotify", "poll"]),
+        Some("auto"),
+        "How reload learns of changes: auto and inotify are the same, poll is refused.",
+    ),
+    setting(
+        "Debugging",
+        "reload_extra_files",
+        &["reload-extra-file"],
+        Kind::PathList,
+        None,
+        "A file that reload watches, too, or a pattern with '*', '?', '[…]', or '**' for any number of directories. \
+         A file that appears later and matches is seen; a directory that does is with the next reload.",
+    ),
+    setting(
         "Sockets",
         "bind",
         &["bind"],
@@ -462,6 +504,16 @@ pub static SETTINGS: &[Setting] = &[
         Some("2048"),
         "How many connections may wait to be accepted; the kernel's own limit is net.core.somaxconn.",
     ),
+    setting(
+        "Sockets",
+        "reuse_port",
+        &["reuse-port"],
+        Kind::Flag,
+        Some("false"),
+        "Have as many sockets on each TCP address as there are workers (SO_REUSEPORT), each with a backlog of its own, \
+         among which the kernel spreads new connections. All workers accept from all of them.",
+    )
+    .fixed(),
     setting(
         "Workers",
         "workers",
@@ -520,6 +572,24 @@ pub static SETTINGS: &[Setting] = &[
         count(0, u64::MAX, "requests"),
         Some("0"),
         "Add a random number up to this one to max_requests, so that workers are not replaced all at once.",
+    ),
+    setting(
+        "Workers",
+        "max_worker_memory",
+        &["max-worker-memory"],
+        Kind::Size,
+        Some("0"),
+        "Replace a worker that has more memory than this for itself, in RAM or swapped out, such as 512M; it serves on \
+         until another one is ready. It looks once a second. 0 means no limit.",
+    ),
+    setting(
+        "Workers",
+        "recycle_interval",
+        &["recycle-interval"],
+        Kind::Seconds,
+        Some("0"),
+        "At least this long between two workers that max_requests or max_worker_memory replaces; one that has to wait \
+         for its turn serves on. 0 means as soon as the one before is replaced.",
     ),
     setting(
         "Timeouts",
@@ -821,6 +891,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_size_is_octets_or_has_a_letter() {
+        let size = |word| Kind::Size.parse(word).ok();
+        for (word, octets) in
+            [("0", 0), ("1048576", 1 << 20), ("4K", 4096), ("512m", 512 << 20), ("2G", 2 << 30)]
+        {
+            assert_eq!(size(word), Some(Value::Integer(octets)), "{word}");
+        }
+        for word in ["", "M", "1.5G", "-1", "+1", "1MB", "99999999T", "1 M"] {
+            assert_eq!(size(word), None, "{word}");
+        }
+        let refused = Kind::Size.parse("much").expect_err("no number");
+        assert_eq!(refused, "must be a number of octets, or one with K, M, G or T behind it, not 'much'");
+    }
+
+    #[test]
     fn names_and_flags_are_unique() {
         let mut seen = BTreeSet::new();
         for setting in SETTINGS {
@@ -858,6 +943,9 @@ mod tests {
             ("limit_request_fields", "100"),
             ("limit_request_field_size", "8190"),
             ("umask", "0o0"),
+            ("reload", "false"),
+            ("reload_engine", "auto"),
+            ("reuse_port", "false"),
             ("forwarded_allow_ips", "127.0.0.1,::1"),
             ("proxy_allow_ips", "127.0.0.1,::1"),
             ("forwarder_headers", "SCRIPT_NAME,PATH_INFO"),

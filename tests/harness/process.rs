@@ -57,6 +57,14 @@ pub fn runs(pid: i32) -> bool {
     find(pid).is_some_and(|process| !matches!(process.state, 'Z' | 'X'))
 }
 
+/// How many threads of a process wait in a kernel function of this name, as /proc/PID/task/TID/wchan tells it; the
+/// kernel's own spelling may differ at the ends.
+pub fn sleeping_threads(pid: i32, function: &str) -> usize {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let waits = |path: std::path::PathBuf| fs::read_to_string(path.join("wchan")).unwrap_or_default();
+    tasks.flatten().filter(|task| waits(task.path()).contains(function)).count()
+}
+
 /// Sends a signal. That the process is gone is no error.
 pub fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);

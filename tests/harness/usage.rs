@@ -59,6 +59,13 @@ pub fn private_memory(pid: i32) -> u64 {
     1024 * (field(&rollup, "Private_Clean:") + field(&rollup, "Private_Dirty:"))
 }
 
+/// The memory that a process has of its own, in octets, whether or not it still shares pages of it with children that it
+/// has forked: what that memory costs changes with every fork, what there is of it does not.
+pub fn own_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    1024 * (field(&status, "RssAnon:") + field(&status, "VmSwap:"))
+}
+
 /// The CPU time of a process so far, its own and the kernel's for it. It moves in steps of 10 ms.
 pub fn cpu_time(pid: i32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

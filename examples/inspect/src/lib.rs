@@ -56,6 +56,11 @@ fn answer(request: &mut Request<'_>, response: &mut Response<'_>) -> Result<(), 
             std::thread::sleep(milliseconds(query));
             text(response, b"slept")
         }
+        b"/grow" => {
+            // Written to, so that it is memory and not only addresses.
+            vec![1_u8; query.number("bytes", 1024 * 1024) as usize].leak();
+            text(response, b"grown")
+        }
         b"/panic" => asked_to_panic(),
         b"/panic-mid" => panic_mid(response, query),
         b"/segv" => crash::segv(),

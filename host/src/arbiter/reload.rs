@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Arbiter, Held, PROBE_SLOT, close_unshared};
+use super::{Arbiter, Held, PROBE_SLOT, close_unshared, group};
 use crate::config::{BindAddress, Config};
 use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
 use crate::generation::Generation;
@@ -34,6 +34,7 @@ use crate::probe::{FIRST_BOOT_TIMEOUT, Prepared, Probe, Refusal, Report, Task};
 use crate::sys::signal::{self, Signal};
 use crate::sys::wait::Ended;
 use crate::sys::{Pid, process};
+use crate::watch::Watcher;
 
 /// How long a probe that is not wanted any more may take to leave.
 const HANG_UP_GRACE: Duration = Duration::from_secs(1);
@@ -137,6 +138,23 @@ impl Arbiter {
         }
     }
 
+    /// Begins a reload when a file that `--reload` watches has changed and it has been quiet since.
+    pub(super) fn watch_files(&mut self, now: Instant) {
+        let changed = match self.watcher.as_mut().map(|watcher| watcher.take(now)) {
+            None | Some(Ok(None)) => return,
+            Some(Ok(Some(file))) => file,
+            Some(Err(error)) => {
+                log::error!("cannot watch files for --reload any more: {error}; send HUP instead");
+                self.watcher = None;
+                return;
+            }
+        };
+        if self.stopping.is_none() && self.serving != 0 {
+            log::info!("Worker reloading: {} modified", changed.display());
+            self.begin_reload(now);
+        }
+    }
+
     /// Takes the reload as far as it can go now.
     pub(super) fn step_reload(&mut self, now: Instant) {
         self.hear_probe(now);
@@ -187,6 +205,8 @@ impl Arbiter {
         let number = probe.generation;
         // Only now is it known how long the new configuration lets a boot take.
         probe.deadline = prepared.generation.config.boot_timeout.map(|timeout| probe.started + timeout);
+        // From here on, also if this generation fails: what is to be mended is what this configuration names.
+        self.watcher = probe.take_watches().map(|inotify| Watcher::new(prepared.watched.clone(), inotify));
         self.reload.phase = Phase::Trying { probe };
         if let Err(refusal) = self.adopt(prepared) {
             self.refuse(&refusal, now);
@@ -227,15 +247,17 @@ impl Arbiter {
 
     /// The sockets of a configuration: those that serve already where the address is the same, else new ones.
     fn plan_listeners(&self, config: &Config) -> Result<Vec<Rc<Listener>>, ListenerError> {
-        let mut kept: Vec<Rc<Listener>> =
-            self.generations.get(&self.serving).map(|held| held.listeners.clone()).unwrap_or_default();
+        let serving: &[Rc<Listener>] =
+            self.generations.get(&self.serving).map_or(&[], |held| held.listeners.as_slice());
+        let mut kept = group::heads(serving);
         let mut keep = |address: &BindAddress| {
             let found = kept.iter().position(|listener| listener.address().kind == address.kind)?;
             Some(kept.swap_remove(found))
         };
         let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
         let bind = |address: &BindAddress| {
-            let listener = Listener::bind(address, config.umask)?;
+            let bind = if config.reuse_port { Listener::bind_shared } else { Listener::bind };
+            let listener = bind(address, config.umask)?;
             match listener.set_access(config.umask, owner) {
                 Ok(()) => Ok(listener),
                 Err(error) => {
@@ -253,6 +275,10 @@ impl Arbiter {
                     return Err(error);
                 }
             }
+        }
+        if let Err(error) = group::complete(&mut listeners, serving, config) {
+            close_unshared(listeners);
+            return Err(error);
         }
         Ok(listeners)
     }
@@ -287,7 +313,8 @@ impl Arbiter {
         }
         let view = self.scoreboard.view(PROBE_SLOT);
         let last_words = view.message().map(|message| format!(": {message}")).unwrap_or_default();
-        let sentence = format!("while {} the probe {ended}{last_words}", view.stage());
+        let memory = self.lack_of_memory(ended);
+        let sentence = format!("while {} the probe {ended}{memory}{last_words}", view.stage());
         self.reload.phase = Phase::Idle;
         self.refuse(&Refusal::new(EXIT_WORKER_BOOT, sentence), now);
         true
@@ -352,7 +379,7 @@ impl Arbiter {
             log::info!("Starting rgunicorn {}", env!("CARGO_PKG_VERSION"));
             if let Some(held) = self.generations.get(&generation) {
                 let pid = std::process::id();
-                for listener in &held.listeners {
+                for listener in group::heads(&held.listeners) {
                     log::info!("Listening at: {listener} ({pid})");
                 }
                 log::info!("Using worker: {}", held.generation.class_name());
@@ -401,23 +428,30 @@ impl Arbiter {
         if before == generation {
             return; // The first start.
         }
-        for listener in self.removed(before) {
-            if let Err(error) = listener.stop_new_connections() {
-                log::warn!("{error}");
-            }
+        for listener in self.shut_out(before) {
             log::info!("No longer listening at: {listener}");
         }
-        let stays = |listener: &Rc<Listener>| {
-            self.generations
-                .get(&before)
-                .is_some_and(|held| held.listeners.iter().any(|old| Rc::ptr_eq(old, listener)))
+        let listeners = |number| {
+            self.generations.get(&number).map(|held| group::heads(&held.listeners)).unwrap_or_default()
         };
-        for listener in self.generations.get(&generation).into_iter().flat_map(|held| &held.listeners) {
-            if !stays(listener) {
+        let old = listeners(before);
+        for listener in listeners(generation) {
+            if !old.iter().any(|old| Rc::ptr_eq(old, &listener)) {
                 log::info!("Listening at: {listener} ({})", std::process::id());
             }
         }
         log::info!("Reloaded: generation {generation} serves, generation {before} drains");
+    }
+
+    /// Keeps newcomers out of the sockets that only this generation has, and returns the first of each address.
+    fn shut_out(&self, of: u64) -> Vec<Rc<Listener>> {
+        let removed = self.removed(of);
+        for listener in &removed {
+            if let Err(error) = listener.stop_new_connections() {
+                log::warn!("{error}");
+            }
+        }
+        group::heads(&removed)
     }
 
     /// The sockets of a generation that the one in force, or in the making, does not have.
@@ -460,6 +494,8 @@ impl Arbiter {
                 self.reload.phase = Phase::Idle;
                 self.roster.roll_back(self.serving);
                 self.apply(self.serving);
+                // New workers that serve empty what these have, before they are closed with the last of them.
+                self.shut_out(new);
                 log::error!("Reload rolled back, generation {} serves on: {why}", self.serving);
                 true
             }

@@ -116,13 +116,13 @@ impl Reader<'_> {
             (Kind::Mode, DeValue::Integer(number)) if number.radix() == 8 => {
                 parse(&format!("0o{}", number.as_str()))
             }
-            (Kind::Mode | Kind::Integer { .. } | Kind::Seconds, DeValue::Integer(number)) => {
+            (Kind::Mode | Kind::Integer { .. } | Kind::Size | Kind::Seconds, DeValue::Integer(number)) => {
                 match i128::from_str_radix(number.as_str(), number.radix()) {
                     Ok(number) => parse(&number.to_string()),
                     Err(_) => parse(number.as_str()),
                 }
             }
-            (Kind::Mode, DeValue::String(text)) => parse(text),
+            (Kind::Mode | Kind::Size, DeValue::String(text)) => parse(text),
             (Kind::Seconds, DeValue::Float(number)) => parse(number.as_str()),
             (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
             (Kind::ChoiceOrFlag(_), DeValue::Boolean(flag)) => parse(&flag.to_string()),

@@ -69,7 +69,8 @@ fn value(kind: Kind) -> String {
         Kind::TextList => format!("a text{repeated}"),
         Kind::PathList => format!("a path{repeated}"),
         Kind::Options => format!("`NAME=VALUE`{repeated}"),
-        Kind::Seconds
+        Kind::Size
+        | Kind::Seconds
         | Kind::Mode
         | Kind::Text
         | Kind::Path

@@ -8,6 +8,7 @@ pub mod exec_map;
 pub mod fd;
 pub mod filter;
 pub mod fork;
+pub mod inotify;
 pub mod process;
 pub mod shm;
 pub mod signal;
