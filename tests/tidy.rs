@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("libloading", &["host/src/plugin.rs"]),
     ("clap", &["host/src/cli.rs"]),
     ("abi_stable", &["worker-api/src/abi.rs", "worker-api/src/abi/"]),
-    ("httparse", &["plugins/http1/"]),
+    ("httparse", &["plugins/http1/", "host/src/monitor/http.rs"]),
     ("rgunicorn_http1", &["plugins/", "tests/fixtures/"]),
     // Looking up a name loads libraries into the process that asks: the probe does, the master never.
     ("to_socket_addrs", &["host/src/config/", "tests/"]),

@@ -9,6 +9,7 @@
 //! an operator deploys can stop the loop that would repair it.
 
 mod group;
+mod monitors;
 mod reload;
 mod signals;
 
@@ -30,7 +31,7 @@ use crate::oom::OomCounter;
 use crate::pidfile::Pidfile;
 use crate::roster::{Action, Roster, Timeouts, Was};
 use crate::runtime::Inherited;
-use crate::scoreboard::{Command, Scoreboard};
+use crate::scoreboard::{Command, ExitReason, Scoreboard};
 use crate::settings::MAX_WORKERS;
 use crate::sys::fd::{self, EventFd, Watch};
 use crate::sys::signal::{self, Signal, SignalQueue};
@@ -38,6 +39,7 @@ use crate::sys::wait::{self, Ended};
 use crate::sys::{Pid, fork};
 use crate::watch::Watcher;
 use crate::worker::{self, Birth};
+use monitors::Monitors;
 use reload::Reload;
 
 /// The scoreboard's slot for the probe, behind those of the workers: as many as can be wanted, and as many again that
@@ -70,11 +72,17 @@ struct Child {
     dismissed: bool,
     /// The master has sent it a KILL, for whatever reason.
     killed: bool,
+    /// It was aborted for its silence.
+    silent: bool,
+    /// It has asked to be replaced.
+    retiring: bool,
 }
 
 /// How the master ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopping {
+    /// Serving goes on until then, while readiness fails already (TERM with `drain_delay`).
+    Delayed(Instant),
     /// Workers finish what they have (TERM).
     Graceful,
     /// Workers leave at once (INT, QUIT, or a second TERM).
@@ -98,6 +106,7 @@ pub struct Arbiter {
     newest: u64,
     ages: u64,
     reload: Reload,
+    monitors: Monitors,
     runtime_dir: Option<RuntimeDir>,
     /// Runtime directories that are not where they were made: renamed with the release they lie in, or removed.
     moved_dirs: Vec<RuntimeDir>,
@@ -122,10 +131,13 @@ impl Arbiter {
         let (reader, writer) = fd::pipe().map_err(fail)?;
         fd::set_nonblocking(&reader).map_err(fail)?;
         fd::set_nonblocking(&writer).map_err(fail)?;
+        let scoreboard = Scoreboard::new(PROBE_SLOT + 1).map_err(fail)?;
+        logging::count_dropped(scoreboard.facts().dropped_lines());
+        logging::count_lines(scoreboard.facts().lines());
         Ok(Self {
             sources,
             signals: SignalQueue::new().map_err(fail)?,
-            scoreboard: Scoreboard::new(PROBE_SLOT + 1).map_err(fail)?,
+            scoreboard,
             wake: (reader, writer),
             roster: Roster::new(PROBE_SLOT),
             children: BTreeMap::new(),
@@ -134,6 +146,7 @@ impl Arbiter {
             newest: 0,
             ages: 0,
             reload: Reload::default(),
+            monitors: Monitors::default(),
             runtime_dir: None,
             moved_dirs: Vec::new(),
             pidfile: None,
@@ -153,11 +166,16 @@ impl Arbiter {
         loop {
             let now = Instant::now();
             self.handle_signals(now);
+            self.end_delay(now);
             self.reap(now);
             self.hear_workers(now);
             self.watch_files(now);
+            self.hear_monitors(now);
             self.step_reload(now);
+            // Before any worker is told to leave: who asks must not find fewer of them and no reason.
+            self.publish_facts();
             self.manage(now);
+            self.keep_monitor(now);
             self.retire_unused();
             if self.is_over() {
                 return self.halt();
@@ -174,7 +192,13 @@ impl Arbiter {
         watches.extend(probe.map(|probe| Watch::readable(probe.as_fd())));
         watches.extend(self.watcher.iter().map(|watcher| Watch::readable(watcher.as_fd())));
         let files = self.watcher.as_ref().and_then(Watcher::deadline);
-        let deadlines = [self.roster.next_deadline(), self.reload.deadline(), files];
+        let delay = match self.stopping {
+            Some(Stopping::Delayed(until)) => Some(until),
+            None | Some(Stopping::Graceful | Stopping::Quick) => None,
+        };
+        watches.extend(self.monitors.watches());
+        let deadlines =
+            [self.roster.next_deadline(), self.reload.deadline(), self.monitors.deadline(), delay, files];
         let deadline = deadlines.into_iter().flatten().min();
         if let Err(error) = fd::poll(&mut watches, deadline) {
             // Memory is short. Whatever happens, the loop must not become a busy one.
@@ -190,7 +214,7 @@ impl Arbiter {
         while let Some((pid, ended)) = wait::reap() {
             if let Some(child) = self.children.remove(&pid.as_raw()) {
                 self.worker_died(pid, &child, ended, now);
-            } else if !self.probe_died(pid, ended, now) {
+            } else if !self.probe_died(pid, ended, now) && !self.monitor_died(pid, ended, now) {
                 // As PID 1 of a container the master inherits whoever lost a parent.
                 log::debug!("reaped process {pid}, no child of this master: {ended}");
             }
@@ -206,6 +230,7 @@ impl Arbiter {
         let message = self.scoreboard.view(child.slot).message();
         self.scoreboard.release(child.slot);
         let was = self.roster.died(pid, now);
+        self.scoreboard.facts().count_exit(exit_reason(child, was, ended));
         if was == Was::Serving {
             self.rouse_others();
         }
@@ -304,10 +329,11 @@ impl Arbiter {
         let mut octets = [0; 256];
         while matches!(nix::unistd::read(&self.wake.0, &mut octets), Ok(count) if count == octets.len()) {}
         let mut ready = Vec::new();
-        for (pid, child) in &self.children {
+        for (pid, child) in &mut self.children {
             let view = self.scoreboard.view(child.slot);
             let pid = Pid::from_raw(*pid);
             self.roster.heartbeat(pid, fd::instant_of(view.heartbeat()));
+            child.retiring |= view.is_stuck() || view.is_retiring();
             if view.is_stuck() {
                 self.roster.retire(pid);
             } else if view.is_retiring() {
@@ -385,6 +411,7 @@ impl Arbiter {
         match forked {
             Ok((pid, command)) => {
                 self.scoreboard.view(slot).set_pid(pid);
+                self.scoreboard.facts().count_spawn();
                 self.roster.spawned(slot, pid, now);
                 self.children.insert(
                     pid.as_raw(),
@@ -397,6 +424,8 @@ impl Arbiter {
                         late: false,
                         dismissed: false,
                         killed: false,
+                        silent: false,
+                        retiring: false,
                     },
                 );
             }
@@ -430,6 +459,8 @@ impl Arbiter {
                 || format!(" while {}", view.stage()),
                 |request| format!(" in {}", request.account()),
             );
+            child.silent = true;
+            self.scoreboard.facts().count_timeout();
             logging::critical(format_args!("WORKER TIMEOUT (pid:{pid}){doing}"));
         } else {
             // Said when it is dead, by the reload if it was the reload's.
@@ -506,10 +537,18 @@ impl Arbiter {
     /// Begins to stop, or hurries when it is stopping already.
     fn stop(&mut self, how: Stopping, now: Instant) {
         let before = self.stopping;
-        if self.stopping == Some(Stopping::Quick) || self.stopping == Some(how) && how == Stopping::Graceful {
-            self.stopping = Some(Stopping::Quick);
-        } else {
-            self.stopping = Some(how);
+        let delay = self.config().map_or(Duration::ZERO, |config| config.drain_delay);
+        let next = match (self.stopping, how) {
+            (None, Stopping::Graceful) if !delay.is_zero() => Stopping::Delayed(now + delay),
+            (None | Some(Stopping::Delayed(_)), Stopping::Graceful) => Stopping::Graceful,
+            (Some(Stopping::Graceful | Stopping::Quick), Stopping::Graceful)
+            | (_, Stopping::Quick | Stopping::Delayed(_)) => Stopping::Quick,
+        };
+        self.stopping = Some(next);
+        if let Stopping::Delayed(_) = next {
+            log::info!("Serving on for {} s of drain_delay, not ready any more", delay.as_secs_f64());
+            self.withdraw_reload(now);
+            return;
         }
         if before == Some(Stopping::Graceful) {
             log::info!("Quick shutdown requested");
@@ -529,10 +568,22 @@ impl Arbiter {
         self.roster.stop(now + graceful);
     }
 
+    /// The time of `drain_delay` is over: the drain begins.
+    fn end_delay(&mut self, now: Instant) {
+        if let Some(Stopping::Delayed(until)) = self.stopping
+            && until <= now
+        {
+            self.stop(Stopping::Graceful, now);
+        }
+    }
+
     fn is_over(&self) -> bool {
-        (self.stopping.is_some() || self.failure.is_some())
-            && self.children.is_empty()
-            && !self.reload.has_probes()
+        self.workers_are_gone() && self.monitors.are_gone()
+    }
+
+    fn workers_are_gone(&self) -> bool {
+        let stopping = matches!(self.stopping, Some(Stopping::Graceful | Stopping::Quick));
+        (stopping || self.failure.is_some()) && self.children.is_empty() && !self.reload.has_probes()
     }
 
     /// Leaves nothing behind: sockets, their files, the pid file, the images.
@@ -541,6 +592,7 @@ impl Arbiter {
         for (_, held) in std::mem::take(&mut self.generations) {
             close_unshared(held.listeners);
         }
+        self.monitors.close();
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.unlink();
         }
@@ -554,6 +606,20 @@ impl Arbiter {
                 Ok(())
             }
         }
+    }
+}
+
+/// Why a worker is gone, for those who count.
+fn exit_reason(child: &Child, was: Was, ended: Ended) -> ExitReason {
+    match was {
+        Was::Booting => ExitReason::Boot,
+        _ if child.silent => ExitReason::Timeout,
+        Was::Leaving if child.retiring => ExitReason::Retired,
+        Was::Leaving => ExitReason::Dismissed,
+        Was::Serving | Was::Unknown => match ended {
+            Ended::Killed { .. } => ExitReason::Signal,
+            Ended::Exited(_) => ExitReason::Exit,
+        },
     }
 }
 

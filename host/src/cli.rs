@@ -21,6 +21,9 @@ use crate::settings::{Kind, Place, SETTINGS, Setting, Value};
 /// First words that are, or will be, subcommands. An application of such a name is written `NAME:app`.
 pub const SUBCOMMANDS: &[&str] = &["inspect", "check", "new", "certify", "ctl", "dev"];
 
+/// The subcommand that asks a running server.
+const CONTROL: &str = "ctl";
+
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
@@ -30,6 +33,8 @@ pub enum Invocation {
     CheckConfig(Values),
     /// Load the configuration, print it, exit.
     PrintConfig(Values),
+    /// Ask a running server.
+    Control(crate::ctl::Request),
     /// Print this help text, exit 0.
     Help(String),
     /// Print this version text, exit 0.
@@ -143,6 +148,12 @@ impl CliError {
 /// One sentence about the first word that cannot be understood.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
     let words = argv.into_iter().skip(1).enumerate().map(utf8).collect::<Result<Vec<_>, _>>()?;
+    if let Some((first, rest)) = words.split_first()
+        && first == CONTROL
+    {
+        let request = crate::ctl::parse(rest)?;
+        return Ok(request.map_or_else(|| Invocation::Help(crate::ctl::HELP.to_owned()), Invocation::Control));
+    }
     if let Some(first) = words.first()
         && SUBCOMMANDS.contains(&first.as_str())
     {

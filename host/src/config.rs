@@ -23,12 +23,14 @@ use crate::watch;
 mod address;
 mod file;
 mod identity;
+mod monitoring;
 mod plugin_ref;
 mod proxies;
 mod words;
 
 pub use address::{BindAddress, BindKind};
 pub use identity::Identity;
+pub use monitoring::StatsdTarget;
 pub use plugin_ref::PluginRef;
 
 use plugin_ref::PluginSearch;
@@ -188,6 +190,8 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// How long a worker that was told to stop may go on; zero is zero.
     pub graceful_timeout: Duration,
+    /// How long it serves on after TERM; zero is not at all.
+    pub drain_delay: Duration,
     /// How long a probe or a boot may take.
     pub boot_timeout: Option<Duration>,
     /// How long an idle connection is kept; zero is not at all.
@@ -214,6 +218,12 @@ pub struct Config {
     pub reload: bool,
     /// Further files that are watched, and patterns.
     pub reload_extra_files: watch::ExtraFiles,
+    /// Where the monitor answers; none if nowhere.
+    pub monitor_bind: Option<BindAddress>,
+    /// Where `rgunicorn ctl` is answered; absolute.
+    pub control_socket: Option<PathBuf>,
+    /// Where metrics are sent; none if nowhere.
+    pub statsd: Option<StatsdTarget>,
     /// Absolute.
     pub pidfile: Option<PathBuf>,
     /// Whom the workers run as; none if as the master.
@@ -429,6 +439,8 @@ fn resolve(
     let identity = Identity::resolve(resolver.text("user").as_deref(), resolver.text("group").as_deref())
         .map_err(ConfigError::Settings)?;
     let bind = resolver.bind()?;
+    let monitor_bind = resolver.monitor_bind(&bind)?;
+    let statsd = resolver.statsd()?;
     let raw_env = resolver.raw_env()?;
     let mut mounts = resolver.mounts(&search)?;
     place_application_settings(&mut mounts, &applications, file.as_deref())?;
@@ -455,6 +467,7 @@ fn resolve(
         mounts,
         timeout: resolver.timeout("timeout"),
         graceful_timeout: resolver.seconds("graceful_timeout"),
+        drain_delay: resolver.seconds("drain_delay"),
         boot_timeout: resolver.timeout("boot_timeout"),
         keepalive: resolver.seconds("keepalive"),
         head_timeout: resolver.timeout("head_timeout"),
@@ -474,6 +487,9 @@ fn resolve(
         },
         reload: resolver.flag("reload"),
         reload_extra_files: resolver.reload_extra_files()?,
+        monitor_bind,
+        control_socket: resolver.path("control_socket"),
+        statsd,
         pidfile: resolver.path("pidfile"),
         identity,
         umask: resolver.mode("umask"),

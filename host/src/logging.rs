@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -53,6 +53,25 @@ impl LogLevel {
         })
     }
 
+    const ALL: [Self; 6] = [Self::Trace, Self::Debug, Self::Info, Self::Warning, Self::Error, Self::Critical];
+
+    /// The level that is this number `as u64`.
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// Its lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+
     /// The `log` crate's filter. It has no critical: see [`CRITICAL`].
     pub fn filter(self) -> LevelFilter {
         match self {
@@ -86,6 +105,10 @@ pub struct LogError {
 pub const CRITICAL: &str = "critical";
 
 static ERROR_LOG: ErrorLog = ErrorLog::new();
+
+/// In memory that is shared with all children, both.
+static LINES_EVER: OnceLock<&'static [AtomicU64]> = OnceLock::new();
+static DROPPED_EVER: OnceLock<&'static AtomicU64> = OnceLock::new();
 
 /// Master: makes this the program's log, on standard error at level info until [`configure`] says otherwise. Call
 /// once, before anything is logged; later calls change nothing.
@@ -140,6 +163,25 @@ pub fn after_fork() {
 /// Child: the descriptor that lines are written to, which must stay open.
 pub fn raw_fd() -> Option<i32> {
     ERROR_LOG.lock().sink.as_ref().map(|sink| sink.as_fd().as_raw_fd())
+}
+
+/// Master: where this process and all its children count, beside what each of them says, the lines that they drop. Call
+/// once, before the first fork; later calls change nothing.
+pub fn count_dropped(total: &'static AtomicU64) {
+    let _ = DROPPED_EVER.set(total);
+}
+
+/// Master: where this process and all its children count the lines of level critical, error and warning, in this order.
+/// Call once, before the first fork; later calls change nothing.
+pub fn count_lines(counts: &'static [AtomicU64]) {
+    let _ = LINES_EVER.set(counts);
+}
+
+/// Adds to the count that [`count_dropped`] has named.
+pub fn add_dropped(lines: u64) {
+    if let Some(total) = DROPPED_EVER.get() {
+        total.fetch_add(lines, Ordering::Relaxed);
+    }
 }
 
 /// How many lines this process dropped and has not said so yet.
@@ -206,7 +248,11 @@ impl ErrorLog {
                 self.dropped.fetch_sub(before, Ordering::Relaxed);
             }
         }
-        self.dropped.fetch_add(sink.write_lines(line.as_bytes()), Ordering::Relaxed);
+        let dropped = sink.write_lines(line.as_bytes());
+        if dropped > 0 {
+            self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            add_dropped(dropped);
+        }
     }
 }
 
@@ -228,6 +274,12 @@ impl Log for ErrorLog {
             log::Level::Debug => "DEBUG",
             log::Level::Trace => "TRACE",
         };
+        let counted = ["CRITICAL", "ERROR", "WARNING"].iter().position(|counted| *counted == level);
+        if let Some(counts) = LINES_EVER.get()
+            && let Some(count) = counted.and_then(|index| counts.get(index))
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         self.write(level, *record.args());
     }
 

@@ -37,6 +37,10 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
             print(&text)
         }
         Invocation::CheckConfig(values) => rgunicorn::check::check(&Sources::capture(values)?, mask),
+        Invocation::Control(request) => {
+            unblock(mask)?;
+            print(request.ask()?.as_bytes())
+        }
         Invocation::Serve(values) => Arbiter::start(Sources::capture(values)?)?.run(),
     }
 }

@@ -19,6 +19,7 @@ use rgunicorn_worker_api::abi::{
 use crate::elf_note::Note;
 use crate::error::{EXIT_APP_LOAD, EXIT_WORKER_BOOT};
 use crate::image::Image;
+use crate::logging;
 use crate::runtime::AppFacts;
 use crate::scoreboard::SlotWriter;
 
@@ -229,13 +230,8 @@ impl ClassPlugin {
             .map_err(|refusal| refused(image, Kind::WorkerClass, refusal))?;
         module.attach()(log_sink());
         let plugin = Self { module };
-        plugin.set_log_level(log::max_level());
+        connect_level(plugin.module.set_log_level());
         Ok(plugin)
-    }
-
-    /// Changes what the library logs.
-    pub fn set_log_level(&self, level: log::LevelFilter) {
-        self.module.set_log_level()(level as u32);
     }
 
     /// Worker: serves; returns when the worker shall leave.
@@ -271,13 +267,8 @@ impl AppPlugin {
             .map_err(|refusal| refused(image, Kind::Application, refusal))?;
         module.attach()(log_sink());
         let plugin = Self { module };
-        plugin.set_log_level(log::max_level());
+        connect_level(plugin.module.set_log_level());
         Ok(plugin)
-    }
-
-    /// Changes what the library logs.
-    pub fn set_log_level(&self, level: log::LevelFilter) {
-        self.module.set_log_level()(level as u32);
     }
 
     /// Probe, Worker: makes the named application.
@@ -337,6 +328,25 @@ pub fn note_panics(slot: SlotWriter) {
 pub fn log_panics() {
     if let Some(slot) = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner).take() {
         slot.set_message("");
+    }
+}
+
+/// How each library that was opened is told the level from which on it logs.
+static LEVELS: Mutex<Vec<extern "C" fn(u32)>> = Mutex::new(Vec::new());
+
+fn connect_level(set: extern "C" fn(u32)) {
+    let mut levels = LEVELS.lock().unwrap_or_else(PoisonError::into_inner);
+    set(log::max_level() as u32);
+    levels.push(set);
+}
+
+/// Worker: changes from which level on this process logs, and all libraries in it.
+pub fn set_log_level(level: logging::LogLevel) {
+    // The lock is held, so that a library that is just being opened gets the one level or the other.
+    let levels = LEVELS.lock().unwrap_or_else(PoisonError::into_inner);
+    logging::set_level(level);
+    for set in levels.iter() {
+        set(log::max_level() as u32);
     }
 }
 

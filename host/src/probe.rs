@@ -8,7 +8,7 @@
 //! bounded, a verdict and a sentence, never data that the master acts upon.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::runtime::Runtime;
 use crate::scoreboard::SlotWriter;
 use crate::sys::Pid;
 use crate::sys::fd::{Channel, Incoming, channel};
-use crate::sys::{fork, signal};
+use crate::sys::{fork, process, signal};
 use crate::watch;
 
 /// How much a probe may report (octets): a configuration with its images takes a few KiB.
@@ -274,7 +274,15 @@ fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
         Ok(Incoming::Message(message, _)) if message.first() == Some(&tag::GO) => {}
         _ => return 1,
     }
-    // 4. Stage 2, as the workers' user.
+    // 4. What the master holds for itself is no business of plugin code: the monitor's sockets and channel, listeners,
+    //    other children's pipes.
+    let mut keep = vec![channel.as_fd().as_raw_fd()];
+    keep.extend(crate::logging::raw_fd());
+    keep.extend(task.runtime_dir.into_iter().flat_map(RuntimeDir::descriptors));
+    if let Err(error) = process::close_all_but(&keep) {
+        return refuse(channel, &Refusal::new(EXIT_SETTINGS, format!("cannot set up the probe: {error}")));
+    }
+    // 5. Stage 2, as the workers' user.
     match attempt(task, prepared.generation, master) {
         Ok(()) => match channel.send(&[tag::TRIED], &[]) {
             Ok(()) => 0,

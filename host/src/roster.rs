@@ -213,6 +213,16 @@ impl Roster {
         self.wanted
     }
 
+    /// How many of the wanted workers are missing because two or more in a row died before they were ready.
+    pub fn failing(&self) -> usize {
+        let ready = self.count(|worker| worker.is_ready());
+        let fails = |seat: &usize| self.seats.get(*seat).is_some_and(|seat| seat.failures >= 2);
+        let filled =
+            |seat: &usize| self.workers.iter().any(|worker| worker.is_ready() && worker.seat == *seat);
+        let failing = (0..self.wanted).filter(|seat| fails(seat) && !filled(seat)).count();
+        failing.min(self.wanted.saturating_sub(ready))
+    }
+
     /// Wants as many workers, at least one, at most as a configuration could ask for. Returns what is wanted now.
     pub fn set_workers(&mut self, workers: usize) -> usize {
         self.wanted = workers.clamp(1, MAX_WORKERS as usize);
@@ -809,6 +819,29 @@ mod tests {
         let pid = world.alive[0].0;
         assert_eq!(world.die(pid), Was::Serving);
         assert!(matches!(world.turn()[..], [Action::Spawn { generation: 1, .. }]));
+    }
+
+    #[test]
+    fn a_place_fails_from_the_second_death_before_readiness_until_a_worker_is_ready() {
+        let mut world = World::serving(2);
+        assert_eq!(world.roster.failing(), 0);
+        let victim = world.alive[0].0;
+        world.die(victim);
+        for failing in [0, 1, 1] {
+            world.now += LONGEST_BACKOFF;
+            world.beat();
+            world.turn();
+            let newest = world.alive.last().unwrap().0;
+            assert_ne!(newest, victim, "it was replaced");
+            world.die(newest);
+            assert_eq!(world.roster.failing(), failing);
+        }
+        world.now += LONGEST_BACKOFF;
+        world.beat();
+        world.turn();
+        assert_eq!(world.roster.failing(), 1, "the next one is not ready yet");
+        world.all_ready();
+        assert_eq!(world.roster.failing(), 0);
     }
 
     #[test]

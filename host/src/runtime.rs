@@ -75,6 +75,8 @@ pub struct Runtime {
     requests: AtomicU64,
     /// The master was asked to replace this worker.
     retiring: AtomicBool,
+    /// The level that was last set here.
+    log_level: AtomicU64,
     request_timeout: Option<Duration>,
     expiry: Mutex<Expiry>,
     /// Tells the master that something changed on the scoreboard.
@@ -178,6 +180,7 @@ impl Runtime {
             access_log: Mutex::new(None),
             max_requests,
             requests: AtomicU64::new(0),
+            log_level: AtomicU64::new(generation.config.loglevel as u64),
             request_timeout,
             retiring: AtomicBool::new(false),
             expiry: Mutex::new(Expiry::new(request_timeout)),
@@ -278,6 +281,7 @@ impl Runtime {
             log.flush();
             let dropped = log.take_dropped();
             if dropped > 0 {
+                logging::add_dropped(dropped);
                 log::warn!("{dropped} lines of the access log could not be written and were dropped");
             }
         }
@@ -319,6 +323,7 @@ impl Runtime {
             if ready[0] {
                 // Cleared before the word is read: a command that comes in between makes it readable again.
                 let _ = command.clear();
+                self.follow_log_level();
                 self.obey(self.slot.command());
             }
             if ready[1]
@@ -372,6 +377,14 @@ impl Runtime {
                     "cannot tell the memory of this worker: {error}; max_worker_memory has no effect"
                 );
             }
+        }
+    }
+
+    /// Worker: the master may have been asked to log more, or less, than is configured.
+    pub fn follow_log_level(&self) {
+        let level = self.slot.facts().log_level().unwrap_or(self.generation.config.loglevel);
+        if self.log_level.swap(level as u64, Ordering::Relaxed) != level as u64 {
+            crate::plugin::set_log_level(level);
         }
     }
 

@@ -17,9 +17,13 @@ use crate::sys::shm::Shared;
 use crate::sys::signal::CrashCell;
 
 mod counters;
+mod facts;
+mod lives;
 mod requests;
 
 pub use counters::{Counters, Histogram, LATENCY_BUCKETS, QUEUE_BUCKETS, latency_bounds, queue_bounds};
+pub use facts::{ExitReason, Facts, LINES, Outcome, ServerState, Verdict};
+pub use lives::{Doing, Life};
 pub use requests::{CurrentRequest, began, is_tracked, next_token};
 
 use requests::Requests;
@@ -32,6 +36,8 @@ const STAGE: usize = 248;
 const RANGES: usize = 16;
 /// A worker that has not come back to its wait for this long takes no connections, however few it has.
 const STALLED: Duration = Duration::from_millis(100);
+/// Statuses there can be.
+pub(crate) const CODES: usize = 500;
 /// One connection in so many is asked how long it has waited.
 const SAMPLED: u64 = 16;
 
@@ -46,6 +52,10 @@ mod word {
     pub(super) const STATE: usize = 3;
     pub(super) const COMMAND: usize = 4;
     pub(super) const MUST_EMPTY: usize = 5;
+    /// When it was forked.
+    pub(super) const BORN: usize = 6;
+    /// What had been counted here before it.
+    pub(super) const REQUESTS_BEFORE: usize = 7;
     // What other workers look at, in one cache line.
     /// The generation whose listeners it accepts from; 0 before the go and when it leaves.
     pub(super) const SERVING: usize = 8;
@@ -74,7 +84,9 @@ mod word {
     pub(super) const MESSAGE_TEXT: usize = STAGE_TEXT + 1 + STAGE / 8;
     /// The table of requests, from a cache line of its own on.
     pub(super) const REQUESTS: usize = (MESSAGE_TEXT + 1 + MESSAGE / 8).next_multiple_of(8);
-    pub(super) const COUNT: usize = REQUESTS + requests::WORDS;
+    /// A word for each status from 100 to 599.
+    pub(super) const CODES: usize = REQUESTS + requests::WORDS;
+    pub(super) const COUNT: usize = CODES + super::CODES;
 }
 
 /// A multiple of a cache line, so that two workers never write to the same one.
@@ -115,6 +127,7 @@ pub struct Scoreboard {
     slots: Shared<Slot>,
     /// Slots in use; see [`bound`]. A page costs memory as soon as it is read, and most are never used.
     bounds: Shared<AtomicU64>,
+    facts: Facts,
 }
 
 /// Words of the bounds.
@@ -131,7 +144,7 @@ impl Scoreboard {
     /// # Errors
     /// No memory.
     pub fn new(slots: usize) -> io::Result<Self> {
-        Ok(Self { slots: Shared::new(slots)?, bounds: Shared::new(2)? })
+        Ok(Self { slots: Shared::new(slots)?, bounds: Shared::new(2)?, facts: Facts::new()? })
     }
 
     /// Master: prepares a slot for the process that is about to be forked; age 0 is a probe's, which serves nobody.
@@ -147,6 +160,8 @@ impl Scoreboard {
         words[word::AGE].store(age, Ordering::Relaxed);
         words[word::GENERATION].store(generation, Ordering::Relaxed);
         words[word::HEARTBEAT].store(monotonic_ns(), Ordering::Relaxed);
+        words[word::BORN].store(monotonic_ns(), Ordering::Relaxed);
+        words[word::REQUESTS_BEFORE].store(self.view(slot).counters().requests(), Ordering::Relaxed);
         words[word::STATE].store(State::Booting as u64, Ordering::Release);
         if age != 0 {
             for bound in self.bounds.items() {
@@ -176,6 +191,11 @@ impl Scoreboard {
         self.bounds[bound::LIVES].store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
     }
 
+    /// What the master says of itself.
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
     /// What all workers have counted since the master began.
     pub fn totals(&self) -> Counters {
         let mut totals = Counters::default();
@@ -183,6 +203,18 @@ impl Scoreboard {
             totals.add(&self.view(slot).counters());
         }
         totals
+    }
+
+    /// How many answers had each status, from 100 on, since the master began.
+    pub fn statuses(&self) -> [u64; CODES] {
+        let mut sums = [0_u64; CODES];
+        for slot in 0..self.bound(bound::LIVED) {
+            let counts: [u64; CODES] = counters::words(&self.slots[slot][word::CODES..]);
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum = sum.wrapping_add(count);
+            }
+        }
+        sums
     }
 
     fn bound(&self, which: usize) -> usize {
@@ -246,6 +278,11 @@ impl SlotWriter {
     /// What the process is doing, while it boots and as long as nothing else says it; at most 248 octets are kept.
     pub fn set_stage(&self, stage: &str) {
         put_text(self.words, word::STAGE_TEXT, STAGE, stage.as_bytes());
+    }
+
+    /// What the master says of itself.
+    pub fn facts(&self) -> Facts {
+        self.board.facts
     }
 
     /// What it is doing.
@@ -391,6 +428,9 @@ impl SlotWriter {
             _ => 5,
         };
         count(word::STATUS + class, 1);
+        if class < 5 {
+            count(word::CODES + usize::from(status) - 100, 1);
+        }
         if let Some(duration) = duration {
             let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
             count(word::LATENCY + counters::latency_bucket(micros), 1);

@@ -610,6 +610,15 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         "Timeouts",
+        "drain_delay",
+        &["drain-delay"],
+        Kind::Seconds,
+        Some("0"),
+        "How long the server serves on after TERM, with /readyz failing already, before it begins to drain: as long as \
+         those who send requests need to notice. A second TERM ends the delay.",
+    ),
+    setting(
+        "Timeouts",
         "boot_timeout",
         &["boot-timeout"],
         Kind::Seconds,
@@ -835,6 +844,59 @@ pub static SETTINGS: &[Setting] = &[
         "Write the access log as one JSON object a line, with time, remote_address, user, method, target, protocol, \
          status, bytes, duration_us, referer, user_agent and pid. What is not there is null; octets that are not \
          printable ASCII stand as \\u00XX.",
+    ),
+    setting(
+        "Monitoring",
+        "monitor_bind",
+        &["monitor-bind"],
+        Kind::Text,
+        None,
+        "Where the monitor answers /livez, /readyz and /metrics: HOST:PORT or unix:PATH. Whoever can reach it can read \
+         all three. Default: nowhere.",
+    )
+    .fixed(),
+    setting(
+        "Monitoring",
+        "control_socket",
+        &["control-socket"],
+        Kind::Path,
+        None,
+        "A Unix socket for 'rgunicorn ctl', of mode 0600 and owned by the master's user: whoever may open it can reload \
+         and stop the server. Default: none.",
+    )
+    .fixed(),
+    setting(
+        "Monitoring",
+        "statsd_host",
+        &["statsd-host"],
+        Kind::Text,
+        None,
+        "Where the monitor sends metrics once a second, under Gunicorn's names: HOST:PORT (UDP) or unix:PATH (datagrams). \
+         docs/MONITORING.md tells what differs. Default: nowhere.",
+    ),
+    setting(
+        "Monitoring",
+        "statsd_prefix",
+        &["statsd-prefix"],
+        Kind::Text,
+        None,
+        "What the names of these metrics begin with; a dot follows it. Default: nothing.",
+    ),
+    setting(
+        "Monitoring",
+        "enable_backlog_metric",
+        &["enable-backlog-metric"],
+        Kind::Flag,
+        Some("false"),
+        "Whether the connections that wait to be accepted are among these metrics. /metrics always has them.",
+    ),
+    setting(
+        "Monitoring",
+        "dogstatsd_tags",
+        &["dogstatsd-tags"],
+        Kind::Text,
+        None,
+        "Tags in DogStatsD's form, separated by commas, for each of these metrics. Default: none.",
     ),
     setting(
         "Process",

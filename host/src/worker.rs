@@ -108,6 +108,8 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     let runtime = Runtime::for_worker(generation.clone(), slot, &birth.listeners, birth.age, command, wake)
         .map_err(boot)?;
     slot.heartbeat(monotonic_ns());
+    // One that is born later logs as the others do.
+    runtime.follow_log_level();
     let watch = move || {
         // A stack overflow on this thread could not be recorded without one; serving goes on all the same.
         let _ = signal::alternate_stack();

@@ -31,6 +31,7 @@ use crate::listener::{Listener, ListenerError};
 use crate::logging;
 use crate::pidfile::Pidfile;
 use crate::probe::{FIRST_BOOT_TIMEOUT, Prepared, Probe, Refusal, Report, Task};
+use crate::scoreboard::Outcome;
 use crate::sys::signal::{self, Signal};
 use crate::sys::wait::Ended;
 use crate::sys::{Pid, process};
@@ -107,6 +108,14 @@ impl Reload {
 }
 
 impl Arbiter {
+    /// The new generation of a reload that is past refusal, and not done yet.
+    pub(super) fn committed(&self) -> Option<u64> {
+        match self.reload.phase {
+            Phase::Rolling { generation } => Some(generation),
+            Phase::Idle | Phase::Preparing { .. } | Phase::Trying { .. } | Phase::Booting { .. } => None,
+        }
+    }
+
     /// Begins a reload, or remembers to.
     pub(super) fn begin_reload(&mut self, now: Instant) {
         if !matches!(self.reload.phase, Phase::Idle) {
@@ -238,6 +247,9 @@ impl Arbiter {
             && self.serving == 0
         {
             self.pidfile = Some(Pidfile::create(path).map_err(|error| refuse(&error))?);
+        }
+        if self.serving == 0 {
+            self.monitors.bind(config).map_err(|error| refuse(&error))?;
         }
         let images = open_images(&generation).map_err(|error| refuse(&error))?;
         let listeners = self.plan_listeners(config).map_err(|error| refuse(&error))?;
@@ -384,6 +396,7 @@ impl Arbiter {
                 }
                 log::info!("Using worker: {}", held.generation.class_name());
             }
+            self.monitors.announce();
         }
         if let Some(config) = self.generations.get(&generation).map(|held| &held.generation.config)
             && config.worker_class.is_for_threads()
@@ -405,6 +418,8 @@ impl Arbiter {
         }
         self.roster.set_timeouts(Self::timeouts(config));
         self.roster.set_workers(config.workers as usize);
+        self.scoreboard.facts().set_log_level(None);
+        self.rouse_others();
         let renamed = match (&mut self.pidfile, &config.pidfile) {
             (Some(pidfile), Some(path)) if pidfile.path() != path => pidfile.rename(path),
             (None, Some(path)) => Pidfile::create(path).map(|pidfile| self.pidfile = Some(pidfile)),
@@ -426,6 +441,7 @@ impl Arbiter {
         self.reload.phase = Phase::Idle;
         let before = std::mem::replace(&mut self.serving, generation);
         if before == generation {
+            self.scoreboard.facts().set_verdict(generation, Outcome::Done, "Started");
             return; // The first start.
         }
         for listener in self.shut_out(before) {
@@ -440,7 +456,9 @@ impl Arbiter {
                 log::info!("Listening at: {listener} ({})", std::process::id());
             }
         }
-        log::info!("Reloaded: generation {generation} serves, generation {before} drains");
+        let verdict = format!("Reloaded: generation {generation} serves, generation {before} drains");
+        self.scoreboard.facts().set_verdict(generation, Outcome::Done, &verdict);
+        log::info!("{verdict}");
     }
 
     /// Keeps newcomers out of the sockets that only this generation has, and returns the first of each address.
@@ -496,7 +514,9 @@ impl Arbiter {
                 self.apply(self.serving);
                 // New workers that serve empty what these have, before they are closed with the last of them.
                 self.shut_out(new);
-                log::error!("Reload rolled back, generation {} serves on: {why}", self.serving);
+                let verdict = format!("Reload rolled back, generation {} serves on: {why}", self.serving);
+                self.scoreboard.facts().set_verdict(new, Outcome::RolledBack, &verdict);
+                log::error!("{verdict}");
                 true
             }
             Phase::Idle
@@ -521,7 +541,21 @@ impl Arbiter {
             self.failure.get_or_insert_with(|| StartError::new(refusal.exit_code, refusal.sentence.clone()));
             self.roster.halt(now);
         } else {
-            log::error!("Reload refused, generation {} serves on: {}", self.serving, refusal.sentence);
+            let (serving, why) = (self.serving, &refusal.sentence);
+            let verdict = format!("Reload refused, generation {serving} serves on: {why}");
+            self.scoreboard.facts().set_verdict(self.newest, Outcome::Refused, &verdict);
+            log::error!("{verdict}");
+        }
+    }
+
+    /// The server is about to stop, and serves on for a while: a reload that can still be refused is.
+    pub(super) fn withdraw_reload(&mut self, now: Instant) {
+        self.reload.again = false;
+        match self.reload.phase {
+            Phase::Idle | Phase::Rolling { .. } => {}
+            Phase::Preparing { .. } | Phase::Trying { .. } | Phase::Booting { .. } => {
+                self.refuse(&Refusal::new(EXIT_SETTINGS, "the server is about to stop"), now);
+            }
         }
     }
 

@@ -59,6 +59,7 @@ impl Arbiter {
         if let Err(error) = logging::reopen() {
             log::error!("{error}");
         }
+        self.monitors.reopen_logs();
         for pid in self.children.keys() {
             self.send(nix::unistd::Pid::from_raw(*pid), Signal::SIGUSR1);
         }

@@ -13,6 +13,7 @@ pub mod process;
 pub mod shm;
 pub mod signal;
 pub mod tcp;
+pub mod unix_diag;
 pub mod wait;
 
 pub use nix::unistd::Pid;

@@ -16,6 +16,19 @@ use nix::libc;
 /// How long ago the last acknowledgement came, to a millisecond or a tick of the kernel's clock (up to 10 ms). None for
 /// a socket that is not TCP.
 pub fn since_last_ack(socket: BorrowedFd<'_>) -> Option<Duration> {
+    info(socket).map(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+/// The connections that wait to be accepted from a listening socket, and how many may. None for a socket that is not
+/// TCP.
+///
+/// Of a listening socket the kernel tells its queue where it tells of others what is unacknowledged (`tcp_get_info` in
+/// net/ipv4/tcp.c).
+pub fn accept_queue(socket: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    info(socket).map(|info| (info.tcpi_unacked, info.tcpi_sacked))
+}
+
+fn info(socket: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `length` octets to `info`, which is
@@ -31,7 +44,7 @@ pub fn since_last_ack(socket: BorrowedFd<'_>) -> Option<Duration> {
     };
     // SAFETY: integers, for which the zeroes that an old kernel leaves are values too.
     let info = unsafe { info.assume_init() };
-    (result == 0).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+    (result == 0).then_some(info)
 }
 
 #[cfg(test)]
@@ -62,8 +75,25 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_to_be_accepted_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let queue = || accept_queue(listener.as_fd()).unwrap();
+        assert_eq!(queue().0, 0);
+        assert!(queue().1 >= 128, "{:?}", queue());
+        let _waiting: Vec<_> =
+            (0..3).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
+        // A client may be connected a moment before the kernel has queued it.
+        let begin = Instant::now();
+        while queue().0 < 3 && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        assert_eq!(queue().0, 3);
+    }
+
+    #[test]
     fn other_sockets_have_no_answer() {
         let (one, _other) = UnixStream::pair().unwrap();
         assert_eq!(since_last_ack(one.as_fd()), None);
+        assert_eq!(accept_queue(one.as_fd()), None);
     }
 }
