@@ -170,7 +170,8 @@ fn ends_the_program(name: &str, breakage: &Breakage) {
     // Until the log file is open the log goes to standard error as well. What is no line of it was not meant for an
     // operator's eyes; only what a plugin prints by itself nobody can keep from coming.
     for line in ended.stderr.lines().filter(|line| !line.starts_with("rgunicorn: ")) {
-        let of_the_log = ["] [INFO] ", "panicked at", "stuck in"].iter().any(|part| line.contains(part));
+        let known = ["] [INFO] ", "panicked at", "stuck in", "Connection in use: ", "Can't connect to "];
+        let of_the_log = known.iter().any(|part| line.contains(part));
         assert!(of_the_log || breakage.prints, "{line}");
     }
 }

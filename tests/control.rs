@@ -167,11 +167,13 @@ fn the_log_level_reaches_master_and_workers_until_a_reload() {
     assert_eq!(lines(), 0);
     assert_eq!(done(&site, "log-level debug"), "logging from debug on\n");
     assert_eq!(status(&site)["log_level"], "debug");
-    // The master says at this level that a signal means nothing to it, a new worker how it leaves.
-    server.signal(Signal::SIGWINCH);
+    // The master says at this level that a worker has left as it was told.
+    done(&site, "workers 1");
     wait_for("a line of the master", || {
         server.lines().iter().any(|line| line.level == "DEBUG" && line.pid == server.pid())
     });
+    done(&site, "workers 2");
+    server.wait_workers(2);
     // Libraries have a level of their own: the worker class says at this one that a request was not completed.
     wait_for("a line of the worker class", || {
         let mut connection = Connection::open(server.address()).expect("it listens");

@@ -10,8 +10,10 @@
 
 mod group;
 mod monitors;
+mod reexec;
 mod reload;
 mod signals;
+mod systemd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -25,6 +27,7 @@ use crate::config::{Config, Sources};
 use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
 use crate::generation::Generation;
 use crate::image::{self, RuntimeDir};
+use crate::inherit::Inheritance;
 use crate::listener::Listener;
 use crate::logging;
 use crate::oom::OomCounter;
@@ -33,13 +36,15 @@ use crate::roster::{Action, Roster, Timeouts, Was};
 use crate::runtime::Inherited;
 use crate::scoreboard::{Command, ExitReason, Scoreboard};
 use crate::settings::MAX_WORKERS;
-use crate::sys::fd::{self, EventFd, Watch};
+use crate::sys::fd::{self, Channel, EventFd, Watch};
 use crate::sys::signal::{self, Signal, SignalQueue};
 use crate::sys::wait::{self, Ended};
 use crate::sys::{Pid, fork};
+use crate::systemd::ServiceManager;
 use crate::watch::Watcher;
 use crate::worker::{self, Birth};
 use monitors::Monitors;
+use reexec::Kin;
 use reload::Reload;
 
 /// The scoreboard's slot for the probe, behind those of the workers: as many as can be wanted, and as many again that
@@ -89,10 +94,20 @@ enum Stopping {
     Quick,
 }
 
+/// Why the loop has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// The server was stopped.
+    Stopped,
+    /// Nothing was served yet: the configuration wants a daemon. Begin again as one.
+    Detach,
+}
+
 /// The master.
 #[derive(Debug)]
 pub struct Arbiter {
     sources: Sources,
+    inheritance: Rc<Inheritance>,
     signals: SignalQueue,
     scoreboard: Scoreboard,
     /// Workers write an octet when something on the scoreboard changed.
@@ -114,6 +129,8 @@ pub struct Arbiter {
     oom: OomCounter,
     /// With `--reload`.
     watcher: Option<Watcher>,
+    kin: Kin,
+    service: ServiceManager,
     stopping: Option<Stopping>,
     /// Why the program ends with an error: only the first start sets it.
     failure: Option<StartError>,
@@ -124,7 +141,13 @@ impl Arbiter {
     ///
     /// # Errors
     /// No descriptor or no memory, which nothing could be served without.
-    pub fn start(sources: Sources) -> Result<Self, StartError> {
+    ///
+    /// `launcher` waits for the outcome of the first start, and says that the process is a daemon already.
+    pub fn start(
+        sources: Sources,
+        inheritance: Rc<Inheritance>,
+        launcher: Option<Rc<Channel>>,
+    ) -> Result<Self, StartError> {
         logging::start();
         let fail =
             |error: io::Error| StartError::new(EXIT_SETTINGS, format!("cannot set up the master: {error}"));
@@ -134,8 +157,12 @@ impl Arbiter {
         let scoreboard = Scoreboard::new(PROBE_SLOT + 1).map_err(fail)?;
         logging::count_dropped(scoreboard.facts().dropped_lines());
         logging::count_lines(scoreboard.facts().lines());
+        let kin = Kin::new(&inheritance, launcher).map_err(fail)?;
         Ok(Self {
+            kin,
+            service: ServiceManager::from_environment(),
             sources,
+            inheritance,
             signals: SignalQueue::new().map_err(fail)?,
             scoreboard,
             wake: (reader, writer),
@@ -161,7 +188,7 @@ impl Arbiter {
     ///
     /// # Errors
     /// The first start failed: the sentence and exit code. Later mishaps are logged, and the loop goes on.
-    pub fn run(mut self) -> Result<(), StartError> {
+    pub fn run(mut self) -> Result<Finished, StartError> {
         self.begin_reload(Instant::now());
         loop {
             let now = Instant::now();
@@ -172,11 +199,13 @@ impl Arbiter {
             self.watch_files(now);
             self.hear_monitors(now);
             self.step_reload(now);
+            self.hear_kin(now);
             // Before any worker is told to leave: who asks must not find fewer of them and no reason.
             self.publish_facts();
             self.manage(now);
             self.keep_monitor(now);
             self.retire_unused();
+            self.tell_service_manager(now);
             if self.is_over() {
                 return self.halt();
             }
@@ -197,8 +226,16 @@ impl Arbiter {
             None | Some(Stopping::Graceful | Stopping::Quick) => None,
         };
         watches.extend(self.monitors.watches());
-        let deadlines =
-            [self.roster.next_deadline(), self.reload.deadline(), self.monitors.deadline(), delay, files];
+        watches.extend(self.kin.watches());
+        let deadlines = [
+            self.roster.next_deadline(),
+            self.reload.deadline(),
+            self.monitors.deadline(),
+            self.kin.deadline(),
+            self.service.deadline(),
+            delay,
+            files,
+        ];
         let deadline = deadlines.into_iter().flatten().min();
         if let Err(error) = fd::poll(&mut watches, deadline) {
             // Memory is short. Whatever happens, the loop must not become a busy one.
@@ -214,7 +251,10 @@ impl Arbiter {
         while let Some((pid, ended)) = wait::reap() {
             if let Some(child) = self.children.remove(&pid.as_raw()) {
                 self.worker_died(pid, &child, ended, now);
-            } else if !self.probe_died(pid, ended, now) && !self.monitor_died(pid, ended, now) {
+            } else if !self.probe_died(pid, ended, now)
+                && !self.monitor_died(pid, ended, now)
+                && !self.successor_died(pid, ended)
+            {
                 // As PID 1 of a container the master inherits whoever lost a parent.
                 log::debug!("reaped process {pid}, no child of this master: {ended}");
             }
@@ -368,7 +408,10 @@ impl Arbiter {
                     let removed = self.removed_listeners(generation);
                     self.tell(pid, Command::Drain, removed);
                 }
-                Action::Stop(pid) => self.tell(pid, Command::Drain, u64::MAX),
+                Action::Stop(pid) => {
+                    let generation = self.children.get(&pid.as_raw()).map_or(0, |child| child.generation);
+                    self.tell(pid, Command::Drain, self.own_listeners(generation));
+                }
                 Action::Halt(pid) => self.halt_worker(pid),
                 Action::Abort(pid) => self.abort_worker(pid),
                 Action::Kill(pid) => self.kill_worker(pid),
@@ -392,6 +435,7 @@ impl Arbiter {
                 .map(|listener| Inherited {
                     fd: listener.as_fd().as_raw_fd(),
                     address: listener.actual().clone(),
+                    foreign: !listener.is_ours(),
                 })
                 .collect();
             let birth = Birth {
@@ -583,11 +627,13 @@ impl Arbiter {
 
     fn workers_are_gone(&self) -> bool {
         let stopping = matches!(self.stopping, Some(Stopping::Graceful | Stopping::Quick));
-        (stopping || self.failure.is_some()) && self.children.is_empty() && !self.reload.has_probes()
+        (stopping || self.failure.is_some() || self.kin.is_to_detach())
+            && self.children.is_empty()
+            && !self.reload.has_probes()
     }
 
     /// Leaves nothing behind: sockets, their files, the pid file, the images.
-    fn halt(mut self) -> Result<(), StartError> {
+    fn halt(mut self) -> Result<Finished, StartError> {
         self.serving = 0;
         for (_, held) in std::mem::take(&mut self.generations) {
             close_unshared(held.listeners);
@@ -599,11 +645,18 @@ impl Arbiter {
         for runtime_dir in self.moved_dirs.drain(..).chain(self.runtime_dir.take()) {
             runtime_dir.remove();
         }
+        if let Some(heir) = self.kin.heir() {
+            self.service.leave_to(heir);
+        }
         match self.failure.take() {
-            Some(failure) => Err(failure),
+            Some(failure) => {
+                self.kin.tell_failure(&failure);
+                Err(failure)
+            }
+            None if self.kin.is_to_detach() && self.stopping.is_none() => Ok(Finished::Detach),
             None => {
-                log::info!("Shutting down: Master");
-                Ok(())
+                log::info!("Shutting down: {}", self.kin.name());
+                Ok(Finished::Stopped)
             }
         }
     }

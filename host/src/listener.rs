@@ -1,13 +1,14 @@
 //! Listening sockets: bind, listen, let nobody new in, close.
 //!
 //! Owns one socket each and, for a Unix one, its file. Does not own which sockets there shall be (the arbiter
-//! compares configurations) and accepts nothing.
+//! compares configurations), nor which were passed to the program ([`crate::inherit`]), and accepts nothing.
 //!
 //! What a newcomer would get wrong: binding and listening are two steps. A reload binds its new addresses first,
 //! which may fail and then has changed nothing, and listens on them only once a new worker is ready. Until then a
 //! client is refused, as before. A bound Unix socket that does not listen yet looks stale to another program that
 //! starts in that moment; pid files are what keeps two masters apart.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -19,11 +20,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
-    connect, getsockname, listen, setsockopt, shutdown, socket, sockopt,
+    connect, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 
 use crate::config::{BindAddress, BindKind};
-use crate::sys::filter;
+use crate::sys::{fd, filter};
 
 /// sun_path less its final zero (unix(7)).
 const LONGEST_PATH: usize = 107;
@@ -36,6 +37,18 @@ pub struct Listener {
     actual: BindKind,
     /// Device and inode of the Unix socket's file when we made it: what we may unlink.
     file: Option<(u64, u64)>,
+    holder: Cell<Holder>,
+}
+
+/// Who else has a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody: it is closed for good when we close it.
+    Alone,
+    /// The other master of a USR2, for as long as it lives.
+    Sibling,
+    /// Whoever made it: systemd, or the program that passed `fd://N`.
+    Foreign,
 }
 
 /// Whether other sockets may have the same address.
@@ -52,6 +65,23 @@ pub struct ListenerError {
     operation: &'static str,
     address: String,
     why: String,
+    busy: bool,
+}
+
+impl ListenerError {
+    /// An address that cannot be had, with the reason and what to do about it.
+    pub fn new(operation: &'static str, address: &BindAddress, why: impl Into<String>) -> Self {
+        Self { operation, address: address.text.clone(), why: why.into(), busy: false }
+    }
+
+    /// The address in question, if it is another program's and may be free in a moment.
+    pub fn busy(&self) -> Option<&str> {
+        self.busy.then_some(self.address.as_str())
+    }
+
+    fn with_busy(self, busy: bool) -> Self {
+        Self { busy, ..self }
+    }
 }
 
 /// As Gunicorn logs it: `http://127.0.0.1:8000`, `unix:/run/app.sock`; the port is the one the kernel gave.
@@ -60,6 +90,8 @@ impl fmt::Display for Listener {
         match &self.actual {
             BindKind::Tcp(address) => write!(f, "http://{address}"),
             BindKind::Unix(path) => write!(f, "unix:{}", path.display()),
+            BindKind::Abstract(name) => write!(f, "unix:@{name}"),
+            BindKind::Fd(_) | BindKind::FdName(_) => f.write_str(&self.address.text),
         }
     }
 }
@@ -82,6 +114,10 @@ impl Listener {
         match &address.kind {
             BindKind::Tcp(tcp) => Self::bind_tcp(address, *tcp, Sharing::Alone),
             BindKind::Unix(path) => Self::bind_unix(address, path, umask),
+            BindKind::Abstract(name) => Self::bind_abstract(address, name),
+            BindKind::Fd(_) | BindKind::FdName(_) => {
+                Err(ListenerError::new("use", address, "a socket that was passed has its address already"))
+            }
         }
     }
 
@@ -93,7 +129,9 @@ impl Listener {
     pub fn bind_shared(address: &BindAddress, umask: u32) -> Result<Self, ListenerError> {
         match &address.kind {
             BindKind::Tcp(tcp) => Self::bind_tcp(address, *tcp, Sharing::Shared),
-            BindKind::Unix(path) => Self::bind_unix(address, path, umask),
+            BindKind::Unix(_) | BindKind::Abstract(_) | BindKind::Fd(_) | BindKind::FdName(_) => {
+                Self::bind(address, umask)
+            }
         }
     }
 
@@ -104,8 +142,65 @@ impl Listener {
     pub fn bind_beside(&self) -> Result<Self, ListenerError> {
         match self.actual {
             BindKind::Tcp(tcp) => Self::bind_tcp(&self.address, tcp, Sharing::Shared),
-            BindKind::Unix(_) => Err(self.fail("bind a second socket to", "only TCP has SO_REUSEPORT")),
+            BindKind::Unix(_) | BindKind::Abstract(_) | BindKind::Fd(_) | BindKind::FdName(_) => {
+                Err(self.fail("bind a second socket to", "only TCP has SO_REUSEPORT"))
+            }
         }
+    }
+
+    /// Master: takes a socket that another program has made and bound. `file` is the identity of a Unix socket's file
+    /// if it is ours to remove once nobody else has the socket.
+    ///
+    /// # Errors
+    /// It is no stream socket, or has no address that anybody could connect to.
+    pub fn adopt(
+        fd: OwnedFd,
+        address: &BindAddress,
+        holder: Holder,
+        file: Option<(u64, u64)>,
+    ) -> Result<Self, ListenerError> {
+        let fail = |why: &str| ListenerError::new("use", address, why);
+        let kind = getsockopt(&fd, sockopt::SockType).map_err(|errno| fail(errno.desc()))?;
+        if kind != SockType::Stream {
+            return Err(fail("it is no stream socket; pass one (ListenStream= in a socket unit)"));
+        }
+        let actual = actual_address(&fd).map_err(|errno| fail(errno.desc()))?;
+        let actual = actual.ok_or_else(|| fail("it has no address; bind it before it is passed"))?;
+        fd::set_nonblocking(&fd).map_err(|error| fail(&crate::error::io_text(&error)))?;
+        fd::set_cloexec(&fd).map_err(|error| fail(&crate::error::io_text(&error)))?;
+        if let BindKind::Tcp(_) = actual {
+            setsockopt(&fd, sockopt::TcpNoDelay, &true).map_err(|errno| fail(errno.desc()))?;
+        }
+        Ok(Self { fd, address: address.clone(), actual, file, holder: Cell::new(holder) })
+    }
+
+    /// Whether nobody else has the socket. What others have is only left: never filtered, shrunk, shut down, unlinked.
+    pub fn is_ours(&self) -> bool {
+        self.holder.get() == Holder::Alone
+    }
+
+    /// Who else has it.
+    pub fn holder(&self) -> Holder {
+        self.holder.get()
+    }
+
+    /// Master: another master has a copy from now on.
+    pub fn share(&self) {
+        if self.is_ours() {
+            self.holder.set(Holder::Sibling);
+        }
+    }
+
+    /// Master: the other master has gone.
+    pub fn reclaim(&self) {
+        if self.holder.get() == Holder::Sibling {
+            self.holder.set(Holder::Alone);
+        }
+    }
+
+    /// The identity of the file that we may unlink, for whoever the socket is handed to.
+    pub fn file(&self) -> Option<(u64, u64)> {
+        self.file
     }
 
     /// Master: begins to listen, or changes the backlog of a socket that does already (listen(2) may be repeated).
@@ -116,11 +211,17 @@ impl Listener {
     /// # Errors
     /// Another socket listens on the same address by now.
     pub fn listen(&self, backlog: u32) -> Result<(), ListenerError> {
+        // The backlog belongs to whoever made the socket. Some systems even forbid to listen again (SELinux).
+        if !self.is_ours() && getsockopt(&self.fd, sockopt::AcceptConn).unwrap_or(false) {
+            return Ok(());
+        }
         // nix knows 4096 as the greatest; beyond, -1 means whatever net.core.somaxconn allows.
         let backlog = i32::try_from(backlog).ok().and_then(|backlog| Backlog::new(backlog).ok());
         listen(&self.fd, backlog.unwrap_or(Backlog::MAXALLOWABLE)).map_err(|errno| match self.actual {
-            BindKind::Tcp(tcp) => self.fail("listen on", &tcp_reason(errno, tcp)),
-            BindKind::Unix(_) => self.fail("listen on", errno.desc()),
+            BindKind::Tcp(tcp) => {
+                self.fail("listen on", &tcp_reason(errno, tcp)).with_busy(errno == Errno::EADDRINUSE)
+            }
+            _ => self.fail("listen on", errno.desc()),
         })
     }
 
@@ -129,7 +230,9 @@ impl Listener {
     /// # Errors
     /// The file is gone, or not ours to change.
     pub fn set_access(&self, umask: u32, owner: Option<(u32, u32)>) -> Result<(), ListenerError> {
-        let (BindKind::Unix(path), true) = (&self.actual, self.owns_file()) else { return Ok(()) };
+        let (BindKind::Unix(path), true) = (&self.actual, self.is_ours() && self.owns_file()) else {
+            return Ok(());
+        };
         let fail = |error: io::Error| self.fail("change the access of", &crate::error::io_text(&error));
         fs::set_permissions(path, Permissions::from_mode(0o777 & !umask)).map_err(fail)?;
         if let Some((uid, gid)) = owner {
@@ -139,13 +242,18 @@ impl Listener {
     }
 
     /// Master: lets nobody new in, and keeps everybody who is queued: they can still be accepted and served. TCP
-    /// newcomers get no answer until the socket is closed; for a Unix socket the file is unlinked.
+    /// newcomers get no answer until the socket is closed; for a Unix socket the file is unlinked. An abstract name
+    /// cannot be taken away before the socket is closed: its backlog shrinks to nothing, so that newcomers wait, and
+    /// one of them may be let in.
     ///
-    /// Not for sockets that other programs hold, too.
+    /// Does nothing to a socket that others hold.
     ///
     /// # Errors
     /// The kernel refuses the filter; newcomers are still let in then.
     pub fn stop_new_connections(&self) -> Result<(), ListenerError> {
+        if !self.is_ours() {
+            return Ok(());
+        }
         match self.actual {
             BindKind::Tcp(_) => filter::drop_new_connections(&self.fd)
                 .map_err(|error| self.fail("keep new connections out of", &crate::error::io_text(&error))),
@@ -153,13 +261,21 @@ impl Listener {
                 self.unlink();
                 Ok(())
             }
+            BindKind::Abstract(_) => Backlog::new(0)
+                .and_then(|none| listen(&self.fd, none))
+                .map_err(|errno| self.fail("keep new connections out of", errno.desc())),
+            // What was passed has one of the addresses above.
+            BindKind::Fd(_) | BindKind::FdName(_) => Ok(()),
         }
     }
 
     /// Master: closes the socket for everybody, and unlinks its file unless another program has put its own there.
     /// Its queue must be empty. A process that an application forked may have inherited the descriptor; shut down, the
-    /// socket listens no more for it either, and the port is free.
+    /// socket listens no more for it either, and the port is free. What others hold is only left.
     pub fn close_and_unlink(self) {
+        if !self.is_ours() {
+            return;
+        }
         // Fails for a socket that never listened, which nobody could connect to.
         let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
         self.unlink();
@@ -187,14 +303,12 @@ impl Listener {
     }
 
     fn fail(&self, operation: &'static str, why: &str) -> ListenerError {
-        ListenerError { operation, address: self.address.text.clone(), why: why.to_owned() }
+        ListenerError::new(operation, &self.address, why)
     }
 
     fn bind_tcp(address: &BindAddress, tcp: SocketAddr, sharing: Sharing) -> Result<Self, ListenerError> {
-        let fail = |errno: Errno| ListenerError {
-            operation: "bind",
-            address: address.text.clone(),
-            why: tcp_reason(errno, tcp),
+        let fail = |errno: Errno| {
+            ListenerError::new("bind", address, tcp_reason(errno, tcp)).with_busy(errno == Errno::EADDRINUSE)
         };
         let family = if tcp.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let fd = new_socket(family).map_err(fail)?;
@@ -206,11 +320,32 @@ impl Listener {
         }
         bind(fd.as_raw_fd(), &SockaddrStorage::from(tcp)).map_err(fail)?;
         let actual = bound_address(&fd).map_err(fail)?.unwrap_or(tcp);
-        Ok(Self { fd, address: address.clone(), actual: BindKind::Tcp(actual), file: None })
+        Ok(Self::new(fd, address, BindKind::Tcp(actual), None))
+    }
+
+    fn new(fd: OwnedFd, address: &BindAddress, actual: BindKind, file: Option<(u64, u64)>) -> Self {
+        Self { fd, address: address.clone(), actual, file, holder: Cell::new(Holder::Alone) }
+    }
+
+    /// An abstract name: it has no file, no owner and no mode, and goes with the socket (unix(7)).
+    fn bind_abstract(address: &BindAddress, name: &str) -> Result<Self, ListenerError> {
+        let fail = |errno: Errno| {
+            let advice = if errno == Errno::EADDRINUSE {
+                "; another program has this name: stop it or choose another"
+            } else {
+                ""
+            };
+            ListenerError::new("bind", address, format!("{}{advice}", errno.desc()))
+                .with_busy(errno == Errno::EADDRINUSE)
+        };
+        let unix = UnixAddr::new_abstract(name.as_bytes()).map_err(fail)?;
+        let fd = new_socket(AddressFamily::Unix).map_err(fail)?;
+        bind(fd.as_raw_fd(), &unix).map_err(fail)?;
+        Ok(Self::new(fd, address, BindKind::Abstract(name.to_owned()), None))
     }
 
     fn bind_unix(address: &BindAddress, path: &Path, umask: u32) -> Result<Self, ListenerError> {
-        let fail = |why: String| ListenerError { operation: "bind", address: address.text.clone(), why };
+        let fail = |why: String| ListenerError::new("bind", address, why);
         let length = path.as_os_str().len();
         if length > LONGEST_PATH {
             return Err(fail(format!(
@@ -223,10 +358,16 @@ impl Listener {
         // Not bound under a temporary name and renamed: nobody can connect before listen(2) anyway, so there is no
         // window to close, and getsockname(2) and ss(8) would show the temporary name for ever. bind(2) itself
         // refuses a path that somebody else took in the meantime.
-        remove_stale(path, &unix).map_err(fail)?;
-        bind(fd.as_raw_fd(), &unix).map_err(|errno| fail(unix_reason(errno, path)))?;
+        let in_use = remove_stale(path, &unix).map_err(fail)?;
+        if in_use {
+            let why =
+                format!("another program listens on {}; stop it or choose another path", path.display());
+            return Err(fail(why).with_busy(true));
+        }
+        bind(fd.as_raw_fd(), &unix)
+            .map_err(|errno| fail(unix_reason(errno, path)).with_busy(errno == Errno::EADDRINUSE))?;
         let file = fs::symlink_metadata(path).ok().map(|found| identity(&found));
-        let listener = Self { fd, address: address.clone(), actual: BindKind::Unix(path.to_owned()), file };
+        let listener = Self::new(fd, address, BindKind::Unix(path.to_owned()), file);
         // chmod(2) instead of a changed umask: the umask is the whole process's. Nobody can connect yet.
         if let Err(error) = listener.set_access(umask, None) {
             listener.close_and_unlink();
@@ -272,15 +413,28 @@ fn bound_address(fd: &OwnedFd) -> nix::Result<Option<SocketAddr>> {
     })
 }
 
+/// Where a bound socket can be reached; none for one without an address.
+fn actual_address(fd: &OwnedFd) -> nix::Result<Option<BindKind>> {
+    if let Some(tcp) = bound_address(fd)? {
+        return Ok(Some(BindKind::Tcp(tcp)));
+    }
+    let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    let Some(unix) = address.as_unix_addr() else { return Ok(None) };
+    if let Some(path) = unix.path() {
+        return Ok(Some(BindKind::Unix(path.to_owned())));
+    }
+    Ok(unix.as_abstract().map(|name| BindKind::Abstract(String::from_utf8_lossy(name).into_owned())))
+}
+
 fn identity(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// Removes a socket file that nobody listens on; refuses anything else that lies there.
-fn remove_stale(path: &Path, unix: &UnixAddr) -> Result<(), String> {
+/// Removes a socket file that nobody listens on; refuses anything else that lies there. True: somebody does listen.
+fn remove_stale(path: &Path, unix: &UnixAddr) -> Result<bool, String> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(crate::error::io_text(&error)),
     };
     if !found.file_type().is_socket() {
@@ -293,30 +447,25 @@ fn remove_stale(path: &Path, unix: &UnixAddr) -> Result<(), String> {
     let probe = new_socket(AddressFamily::Unix).map_err(|errno| errno.desc().to_owned())?;
     match connect(probe.as_raw_fd(), unix) {
         Err(Errno::ECONNREFUSED) => {}
-        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOENT) => return Ok(false),
         Err(Errno::EACCES | Errno::EPERM) => {
             return Err(format!(
                 "a socket of another user is at {}; remove it or choose another path",
                 path.display()
             ));
         }
-        _ => {
-            return Err(format!(
-                "another program listens on {}; stop it or choose another path",
-                path.display()
-            ));
-        }
+        _ => return Ok(true),
     }
     match fs::symlink_metadata(path) {
         // Somebody else replaced it meanwhile; bind(2) will say so.
-        Ok(now) if identity(&now) != identity(&found) => Ok(()),
+        Ok(now) if identity(&now) != identity(&found) => Ok(false),
         _ => match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
                 "the stale socket {} cannot be removed ({}); remove it",
                 path.display(),
                 crate::error::io_text(&error)
             )),
-            _ => Ok(()),
+            _ => Ok(false),
         },
     }
 }
@@ -381,7 +530,7 @@ mod tests {
         let fd = listener.fd.try_clone()?;
         match listener.actual() {
             BindKind::Tcp(_) => TcpListener::from(fd).accept().map(|(stream, _)| stream.into()),
-            BindKind::Unix(_) => UnixListener::from(fd).accept().map(|(stream, _)| stream.into()),
+            _ => UnixListener::from(fd).accept().map(|(stream, _)| stream.into()),
         }
     }
 
@@ -596,5 +745,88 @@ mod tests {
         listener.stop_new_connections().unwrap();
         assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(accept_one(&listener).is_ok());
+    }
+
+    #[test]
+    fn an_abstract_name_has_no_file_and_one_holder() {
+        let name = format!("rg-listener-{}", std::process::id());
+        let text = format!("unix:@{name}");
+        let listener = Listener::bind(&address(&text), 0).unwrap();
+        listener.listen(8).unwrap();
+        assert_eq!(listener.to_string(), text);
+        let error = Listener::bind(&address(&text), 0).unwrap_err();
+        assert_eq!(error.busy(), Some(text.as_str()));
+        assert!(
+            error.to_string().ends_with("another program has this name: stop it or choose another"),
+            "{error}"
+        );
+        let connect_to = || {
+            let client = new_socket(AddressFamily::Unix).unwrap();
+            connect(client.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes()).unwrap()).map(|()| client)
+        };
+        let _queued = connect_to().unwrap();
+        listener.stop_new_connections().unwrap();
+        assert_eq!(connect_to().unwrap_err(), Errno::EAGAIN, "who comes now waits");
+        assert!(accept_one(&listener).is_ok());
+        listener.close_and_unlink();
+        assert_eq!(connect_to().unwrap_err(), Errno::ECONNREFUSED);
+    }
+
+    #[test]
+    fn what_others_hold_is_only_left() {
+        let temp = TempDir::new("listener");
+        let path = temp.join("s");
+        let theirs = UnixListener::bind(&path).unwrap();
+        let handed = address("fd://3");
+        let adopt = || {
+            let copy = theirs.as_fd().try_clone_to_owned().unwrap();
+            Listener::adopt(copy, &handed, Holder::Foreign, Some((0, 0))).unwrap()
+        };
+        let ours = adopt();
+        assert_eq!((ours.to_string(), ours.is_ours()), (format!("unix:{}", path.display()), false));
+        ours.listen(1).unwrap();
+        ours.set_access(0o777, None).unwrap();
+        ours.stop_new_connections().unwrap();
+        ours.share();
+        ours.reclaim();
+        assert_eq!(ours.holder(), Holder::Foreign);
+        ours.close_and_unlink();
+        assert!(UnixStream::connect(&path).is_ok(), "it listens as before");
+        assert_ne!(fs::metadata(&path).unwrap().mode() & 0o777, 0);
+        drop(adopt());
+    }
+
+    #[test]
+    fn what_is_shared_for_a_while_becomes_ours_again() {
+        let temp = TempDir::new("listener");
+        let path = temp.join("s");
+        let listener = Listener::bind(&unix(&path), 0).unwrap();
+        listener.listen(8).unwrap();
+        listener.share();
+        listener.stop_new_connections().unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        listener.reclaim();
+        listener.close_and_unlink();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_listened_on_is_not_adopted() {
+        let (pair, _other) = UnixStream::pair().unwrap();
+        let temp = TempDir::new("listener");
+        let datagram = UnixDatagram::bind(temp.join("d")).unwrap();
+        let cases = [
+            (OwnedFd::from(pair), "cannot use fd://3: it has no address; bind it before it is passed"),
+            (OwnedFd::from(datagram), "cannot use fd://3: it is no stream socket; pass one"),
+            (
+                OwnedFd::from(fs::File::open("/dev/null").unwrap()),
+                "cannot use fd://3: Socket operation on non-socket",
+            ),
+        ];
+        for (fd, expected) in cases {
+            let error =
+                Listener::adopt(fd, &address("fd://3"), Holder::Foreign, None).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 }

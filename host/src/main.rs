@@ -2,11 +2,13 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::rc::Rc;
 
-use rgunicorn::arbiter::Arbiter;
 use rgunicorn::cli::{self, Invocation};
 use rgunicorn::config::{Config, Sources};
+use rgunicorn::daemon;
 use rgunicorn::error::StartError;
+use rgunicorn::inherit::Inheritance;
 use rgunicorn::sys::signal;
 
 fn main() -> ExitCode {
@@ -41,8 +43,14 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
             unblock(mask)?;
             print(request.ask()?.as_bytes())
         }
-        Invocation::Serve(values) => Arbiter::start(Sources::capture(values)?)?.run(),
+        Invocation::Serve(values) => serve(&Sources::capture(values)?, mask),
     }
+}
+
+fn serve(sources: &Sources, mask: &signal::Mask) -> Result<(), StartError> {
+    // Before anything else is opened: what has a number now was passed by whoever started the program.
+    let inheritance = Rc::new(Inheritance::capture()?);
+    daemon::serve(sources, &inheritance, mask)
 }
 
 /// Only a master reads signals from a queue; the rest of the program is to be interrupted as any other.

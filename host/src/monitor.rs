@@ -110,7 +110,10 @@ impl Door {
         let fd = listener.as_fd().try_clone_to_owned()?;
         Ok(match listener.actual() {
             BindKind::Tcp(_) => Self::Tcp(fd.into()),
-            BindKind::Unix(_) => Self::Unix(fd.into()),
+            BindKind::Unix(_) | BindKind::Abstract(_) => Self::Unix(fd.into()),
+            BindKind::Fd(_) | BindKind::FdName(_) => {
+                return Err(io::Error::other("a socket has its own address"));
+            }
         })
     }
 

@@ -229,6 +229,16 @@ impl Roster {
         self.wanted
     }
 
+    /// Wants no workers for now: all drain. [`Roster::set_workers`] ends it.
+    pub fn rest(&mut self) {
+        self.wanted = 0;
+    }
+
+    /// How many workers can serve, of whatever generation.
+    pub fn ready_workers(&self) -> usize {
+        self.count(WorkerHandle::is_ready)
+    }
+
     /// Sets the times that rule workers spawned from now on.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts;
@@ -592,7 +602,7 @@ impl Roster {
             return false;
         };
         let seat = self.free_seat();
-        if self.forks.len() >= FORKS * self.wanted
+        if self.forks.len() >= FORKS * self.wanted.max(1)
             || self.seats[seat].not_before.is_some_and(|until| until > now)
         {
             return false;
@@ -657,7 +667,7 @@ impl Roster {
         let limits = self.workers.iter().filter_map(Self::limit).min();
         let spawn = self.lacks_worker().then(|| {
             let seat = self.free_seat();
-            let rate = (self.forks.len() >= FORKS * self.wanted)
+            let rate = (self.forks.len() >= FORKS * self.wanted.max(1))
                 .then(|| self.forks.front().map(|fork| *fork + Duration::from_secs(1)))
                 .flatten();
             self.seats[seat].not_before.into_iter().chain(rate).max().unwrap_or(now).max(now)

@@ -44,6 +44,8 @@ pub struct Inherited {
     pub fd: i32,
     /// Its address.
     pub address: BindKind,
+    /// Others hold it, too.
+    pub foreign: bool,
 }
 
 /// The host inside one process that runs plugins; lives as long as the process.
@@ -478,8 +480,13 @@ fn listener_parts(inherited: &Inherited) -> ListenerParts {
     let (family, text) = match &inherited.address {
         BindKind::Tcp(address) => (if address.is_ipv4() { 4 } else { 6 }, address.to_string()),
         BindKind::Unix(path) => (1, format!("unix:{}", path.display())),
+        BindKind::Abstract(name) => (1, format!("unix:@{name}")),
+        BindKind::Fd(_) | BindKind::FdName(_) => {
+            unreachable!("the address of a socket, not how it was asked for")
+        }
     };
-    ListenerParts { fd: inherited.fd, family, address: Bytes::new(leak(text).as_bytes()), flags: 0 }
+    let flags = u32::from(inherited.foreign);
+    ListenerParts { fd: inherited.fd, family, address: Bytes::new(leak(text).as_bytes()), flags }
 }
 
 impl AppHost for AppFacts {

@@ -491,8 +491,9 @@ pub static SETTINGS: &[Setting] = &[
         &["bind"],
         Kind::TextList,
         Some("127.0.0.1:8000"),
-        "Where to listen: HOST, HOST:PORT, [IPV6]:PORT or unix:PATH. Default when the PORT variable is set: \
-         0.0.0.0:$PORT.",
+        "Where to listen: HOST, HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME (an abstract name), or fd://N for a \
+         socket that was passed. Sockets of the service manager replace all this; fd://NAME chooses among them. Default \
+         when the PORT variable is set: 0.0.0.0:$PORT.",
     )
     .short('b')
     .default_from("PORT", "0.0.0.0:"),
@@ -898,6 +899,17 @@ pub static SETTINGS: &[Setting] = &[
         None,
         "Tags in DogStatsD's form, separated by commas, for each of these metrics. Default: none.",
     ),
+    setting(
+        "Process",
+        "daemon",
+        &["daemon"],
+        Kind::Flag,
+        Some("false"),
+        "Run in the background, in a session of its own, standard streams on /dev/null. The command ends with 0 when the \
+         first worker is ready, or as it would have ended in the foreground.",
+    )
+    .short('D')
+    .fixed(),
     setting(
         "Process",
         "pidfile",

@@ -9,6 +9,8 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Address {
     /// TCP, v4 or v6.
     Tcp(SocketAddr),
-    /// A Unix socket.
+    /// A Unix socket: its path, or `@` and an abstract name.
     Unix(PathBuf),
 }
 
@@ -247,7 +249,12 @@ impl Connection {
                 Stream::Tcp(stream)
             }
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
+                let stream = match path.to_str().and_then(|path| path.strip_prefix('@')) {
+                    Some(name) => {
+                        UnixStream::connect_addr(&unix::net::SocketAddr::from_abstract_name(name)?)?
+                    }
+                    None => UnixStream::connect(path)?,
+                };
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 Stream::Unix(stream)

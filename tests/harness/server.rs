@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,6 +32,10 @@ pub struct Launch<'s> {
     pub settings: Settings,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
+    program: PathBuf,
+    /// What a shell does before it becomes the server.
+    script: Option<String>,
+    passed: Vec<OwnedFd>,
 }
 
 /// How a server that could not start has ended.
@@ -75,7 +80,33 @@ impl<'s> Launch<'s> {
     pub(crate) fn new(site: &'s Site) -> Self {
         let mut settings = Settings::default();
         settings.text("application", "app.so:app").list("bind", &["127.0.0.1:0"]);
-        Self { site, settings, arguments: Vec::new(), variables: Vec::new() }
+        let program = programs().rgunicorn();
+        let (arguments, variables, passed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { site, settings, arguments, variables, program, script: None, passed }
+    }
+
+    /// Another file than the built one.
+    pub fn program(mut self, file: impl Into<PathBuf>) -> Self {
+        self.program = file.into();
+        self
+    }
+
+    /// Through a shell that runs these words first, and then becomes the server: `"$@"` is its command line.
+    pub fn through(mut self, script: &str) -> Self {
+        self.script = Some(script.to_owned());
+        self
+    }
+
+    /// With one or two descriptors open, 3 and 4. The words are run first, and end in `exec "$@"`.
+    pub fn passing(self, sockets: Vec<OwnedFd>, script: &str) -> Self {
+        let redirections = match sockets.len() {
+            1 => "exec 3<&0 </dev/null",
+            2 => "exec 3<&0 4<&1 </dev/null >stdout",
+            other => panic!("one or two sockets can be passed, not {other}"),
+        };
+        let mut launch = self.through(&format!("{redirections}; {script}"));
+        launch.passed = sockets;
+        launch
     }
 
     /// So many workers.
@@ -131,7 +162,15 @@ impl<'s> Launch<'s> {
     fn spawn(&self) -> Child {
         self.site.write("server.toml", self.settings.to_toml());
         let file = |name| File::create(self.site.join(name)).expect("a file in our directory");
-        let mut command = Command::new(programs().rgunicorn());
+        let mut command = match &self.script {
+            None => Command::new(&self.program),
+            Some(script) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", script, "sh"]).arg(&self.program);
+                shell
+            }
+        };
+        let mut passed = self.passed.iter().map(|fd| Stdio::from(fd.try_clone().expect("a descriptor")));
         for name in ["PORT", "WEB_CONCURRENCY", "RGUNICORN_CMD_ARGS", "RGUNICORN_PLUGIN_PATH", "INSPECT_INIT"]
         {
             command.env_remove(name);
@@ -144,8 +183,8 @@ impl<'s> Launch<'s> {
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env("PWD", self.site.path())
             .current_dir(self.site.path())
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
+            .stdin(passed.next().unwrap_or_else(Stdio::null))
+            .stdout(passed.next().unwrap_or_else(|| file("stdout").into()))
             .stderr(file("stderr"))
             .process_group(0)
             .spawn()
@@ -402,6 +441,25 @@ impl Server<'_> {
         self.ended = true;
         guard::ended(self.pid());
         (status, time)
+    }
+
+    /// Waits for the end of this master alone: one that it has executed may go on, and its workers with it.
+    #[track_caller]
+    pub fn wait_end_alone(&mut self) -> ExitStatus {
+        wait_for("the end of the old master", || self.has_ended());
+        self.ended = true;
+        self.master.wait().expect("it is our child")
+    }
+
+    /// After this master has ended alone: TERM to the one that took over. Nothing is left of either.
+    #[track_caller]
+    pub fn finish_heir(self, heir: i32) {
+        assert!(self.ended && process::runs(heir), "the other one was to go on");
+        process::send(heir, Signal::SIGTERM);
+        wait_for("the end of the new master", || process::group(self.pid()).is_empty());
+        guard::ended(self.pid());
+        self.check_log();
+        assert_eq!(self.site.leftovers(), Vec::<PathBuf>::new(), "left in {}", self.site.path().display());
     }
 
     /// kill -9 of the master. What happens to the rest is the test's to look at.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Arbiter, Held, Stopping};
 use crate::config::{BindAddress, BindKind, Config};
+use crate::inherit::{Distribution, Inheritance};
 use crate::listener::{Listener, ListenerError};
 use crate::logging;
 use crate::monitor::{self, Birth, word};
@@ -65,18 +66,24 @@ impl Monitors {
     ///
     /// # Errors
     /// An address cannot be had.
-    pub(super) fn bind(&mut self, config: &Config) -> Result<(), ListenerError> {
+    pub(super) fn bind(&mut self, config: &Config, inheritance: &Inheritance) -> Result<(), ListenerError> {
+        let mut passed = inheritance.distribute();
         if let Some(address) = &config.monitor_bind {
             let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
-            self.health = Some(open(address, config.umask, owner)?);
+            self.health = Some(open(&mut passed, address, config.umask, owner)?);
         }
         if let Some(path) = &config.control_socket {
             let address =
                 BindAddress { text: format!("unix:{}", path.display()), kind: BindKind::Unix(path.clone()) };
             // The master's own, also where workers are somebody else: what an application may open could stop the server.
-            self.control = Some(open(&address, OWNER_ONLY, None)?);
+            self.control = Some(open(&mut passed, &address, OWNER_ONLY, None)?);
         }
         Ok(())
+    }
+
+    /// Their sockets.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.health.iter().chain(&self.control)
     }
 
     /// Says where they answer, once the log is the configured one.
@@ -123,8 +130,14 @@ impl Monitors {
     }
 }
 
-fn open(address: &BindAddress, umask: u32, owner: Option<(u32, u32)>) -> Result<Listener, ListenerError> {
-    let listener = Listener::bind(address, umask)?;
+fn open(
+    passed: &mut Distribution<'_>,
+    address: &BindAddress,
+    umask: u32,
+    owner: Option<(u32, u32)>,
+) -> Result<Listener, ListenerError> {
+    // After USR2 the old master's monitor has it, too.
+    let listener = passed.take(address).unwrap_or_else(|| Listener::bind(address, umask))?;
     let ready = listener.set_access(umask, owner).and_then(|()| listener.listen(BACKLOG));
     match ready {
         Ok(()) => Ok(listener),

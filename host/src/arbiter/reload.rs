@@ -6,6 +6,7 @@
 //! |-----------|--------------------------|-----------------------------------------------------|------------|
 //! | Idle      | HUP                      | fork a probe                                        | refuse     |
 //! | Preparing | the probe's stage 1      | bind new addresses, let stage 2 begin               | refuse     |
+//! | Binding   | a busy address, at first | bind it, let stage 2 begin                          | refuse     |
 //! | Trying    | the probe's stage 2      | spawn one worker of the new generation              | refuse     |
 //! | Booting   | that worker's readiness  | listen on new sockets, commit, let it serve         | refuse     |
 //! | Rolling   | all workers to be new    | keep newcomers out of removed sockets, retire       | roll back  |
@@ -40,6 +41,10 @@ use crate::watch::Watcher;
 /// How long a probe that is not wanted any more may take to leave.
 const HANG_UP_GRACE: Duration = Duration::from_secs(1);
 
+/// How often an address that is in use is tried at the first start, and how long between two attempts: as Gunicorn.
+const BIND_ATTEMPTS: u32 = 5;
+const BIND_PAUSE: Duration = Duration::from_secs(1);
+
 /// How far the transaction is.
 #[derive(Debug, Default)]
 enum Phase {
@@ -50,6 +55,17 @@ enum Phase {
     Preparing {
         /// The probe.
         probe: Probe,
+    },
+    /// At the first start another program has an address still: perhaps a server that is just ending.
+    Binding {
+        /// The probe, which waits.
+        probe: Probe,
+        /// The generation, without its sockets.
+        held: Box<Held>,
+        /// How often it was tried.
+        attempts: u32,
+        /// When to try again.
+        next: Instant,
     },
     /// The probe loads the images.
     Trying {
@@ -74,15 +90,24 @@ pub(super) struct Reload {
     phase: Phase,
     /// A HUP came while one was under way.
     again: bool,
+    /// Why the last one was refused or rolled back, if it was.
+    refused: Option<String>,
     /// Probes that have said what they had to, or were killed, and are not reaped yet.
     spent: Vec<Probe>,
 }
 
 impl Reload {
+    /// Why the last reload was refused or rolled back, if it was.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// The probe at work.
     pub(super) fn probe(&self) -> Option<&Probe> {
         match &self.phase {
-            Phase::Preparing { probe } | Phase::Trying { probe } => Some(probe),
+            Phase::Preparing { probe } | Phase::Binding { probe, .. } | Phase::Trying { probe } => {
+                Some(probe)
+            }
             Phase::Idle | Phase::Booting { .. } | Phase::Rolling { .. } => None,
         }
     }
@@ -94,14 +119,17 @@ impl Reload {
 
     /// When a probe must have finished. A booting worker's deadline is the roster's.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.spent.iter().chain(self.probe()).filter_map(|probe| probe.deadline).min()
+        let next = if let Phase::Binding { next, .. } = &self.phase { Some(*next) } else { None };
+        self.spent.iter().chain(self.probe()).filter_map(|probe| probe.deadline).chain(next).min()
     }
 
     /// The generation in the making.
     pub(super) fn generation(&self) -> Option<u64> {
         match &self.phase {
             Phase::Idle => None,
-            Phase::Preparing { probe } | Phase::Trying { probe } => Some(probe.generation),
+            Phase::Preparing { probe } | Phase::Binding { probe, .. } | Phase::Trying { probe } => {
+                Some(probe.generation)
+            }
             Phase::Booting { generation } | Phase::Rolling { generation } => Some(*generation),
         }
     }
@@ -112,7 +140,11 @@ impl Arbiter {
     pub(super) fn committed(&self) -> Option<u64> {
         match self.reload.phase {
             Phase::Rolling { generation } => Some(generation),
-            Phase::Idle | Phase::Preparing { .. } | Phase::Trying { .. } | Phase::Booting { .. } => None,
+            Phase::Idle
+            | Phase::Preparing { .. }
+            | Phase::Binding { .. }
+            | Phase::Trying { .. }
+            | Phase::Booting { .. } => None,
         }
     }
 
@@ -179,6 +211,11 @@ impl Arbiter {
             );
             self.refuse(&Refusal::new(EXIT_WORKER_BOOT, sentence), now);
         }
+        if let Phase::Binding { next, .. } = &self.reload.phase
+            && *next <= now
+        {
+            self.bind_again(now);
+        }
         if let Phase::Rolling { generation } = self.reload.phase
             && self.roster.roll_is_complete()
         {
@@ -208,28 +245,69 @@ impl Arbiter {
         }
     }
 
-    /// Preparing → Trying: new addresses are bound, nobody listens yet.
+    /// Preparing → Trying, or Binding: new addresses are bound, nobody listens yet.
     fn prepared(&mut self, prepared: Prepared, now: Instant) {
         let Phase::Preparing { mut probe } = std::mem::take(&mut self.reload.phase) else { return };
-        let number = probe.generation;
         // Only now is it known how long the new configuration lets a boot take.
         probe.deadline = prepared.generation.config.boot_timeout.map(|timeout| probe.started + timeout);
-        // From here on, also if this generation fails: what is to be mended is what this configuration names.
-        self.watcher = probe.take_watches().map(|inotify| Watcher::new(prepared.watched.clone(), inotify));
-        self.reload.phase = Phase::Trying { probe };
-        if let Err(refusal) = self.adopt(prepared) {
-            self.refuse(&refusal, now);
+        if self.serving == 0 && self.kin.must_detach(&prepared.generation.config) {
+            self.reload.phase = Phase::Preparing { probe };
+            self.dismiss_probe(now);
             return;
         }
-        let Phase::Trying { probe } = &self.reload.phase else { return };
-        if let Err(error) = probe.go() {
-            // It died after its report; what it died of comes with its wait status.
-            log::debug!("the probe of generation {number} cannot go on: {error}");
+        // From here on, also if this generation fails: what is to be mended is what this configuration names.
+        self.watcher = probe.take_watches().map(|inotify| Watcher::new(prepared.watched.clone(), inotify));
+        match self.adopt(prepared) {
+            Ok(held) => self.bind(probe, Box::new(held), 1, now),
+            Err(refusal) => {
+                self.reload.phase = Phase::Preparing { probe };
+                self.refuse(&refusal, now);
+            }
         }
     }
 
-    /// Takes over what stage 1 made; the pid file at the first start, the sockets.
-    fn adopt(&mut self, prepared: Prepared) -> Result<(), Refusal> {
+    /// Binding → Trying, or Binding again.
+    fn bind_again(&mut self, now: Instant) {
+        match std::mem::take(&mut self.reload.phase) {
+            Phase::Binding { probe, held, attempts, .. } => self.bind(probe, held, attempts + 1, now),
+            other => self.reload.phase = other,
+        }
+    }
+
+    fn bind(&mut self, mut probe: Probe, mut held: Box<Held>, attempts: u32, now: Instant) {
+        let number = probe.generation;
+        match self.plan_listeners(&held.generation.config) {
+            Ok(listeners) => {
+                held.listeners = listeners;
+                self.generations.insert(number, *held);
+                if let Err(error) = probe.go() {
+                    // It died after its report; what it died of comes with its wait status.
+                    log::debug!("the probe of generation {number} cannot go on: {error}");
+                }
+                self.reload.phase = Phase::Trying { probe };
+            }
+            Err(error) => {
+                // Only at the first start: a server that runs would rather be told at once.
+                if let (Some(address), 0) = (error.busy(), self.serving) {
+                    log::error!("Connection in use: {address}");
+                    if attempts < BIND_ATTEMPTS {
+                        log::debug!("Retrying in {} second.", BIND_PAUSE.as_secs());
+                        // The probe does not use the time.
+                        probe.deadline = probe.deadline.map(|deadline| deadline + BIND_PAUSE);
+                        let next = now + BIND_PAUSE;
+                        self.reload.phase = Phase::Binding { probe, held, attempts, next };
+                        return;
+                    }
+                    log::error!("Can't connect to {address}");
+                }
+                self.reload.phase = Phase::Trying { probe };
+                self.refuse(&Refusal::new(EXIT_SETTINGS, error.to_string()), now);
+            }
+        }
+    }
+
+    /// Takes over what stage 1 made, and the pid file at the first start. The sockets come next.
+    fn adopt(&mut self, prepared: Prepared) -> Result<Held, Refusal> {
         let refuse = |error: &dyn std::fmt::Display| Refusal::new(EXIT_SETTINGS, error.to_string());
         let generation = prepared.generation;
         let config = &generation.config;
@@ -243,18 +321,16 @@ impl Arbiter {
                 return Err(Refusal::new(EXIT_SETTINGS, why));
             }
         }
-        if let (None, Some(path)) = (&self.pidfile, &config.pidfile)
+        if let (None, Some(path)) = (&self.pidfile, self.kin.pidfile(config))
             && self.serving == 0
         {
-            self.pidfile = Some(Pidfile::create(path).map_err(|error| refuse(&error))?);
+            self.pidfile = Some(Pidfile::create(&path).map_err(|error| refuse(&error))?);
         }
         if self.serving == 0 {
-            self.monitors.bind(config).map_err(|error| refuse(&error))?;
+            self.monitors.bind(config, &self.inheritance).map_err(|error| refuse(&error))?;
         }
         let images = open_images(&generation).map_err(|error| refuse(&error))?;
-        let listeners = self.plan_listeners(config).map_err(|error| refuse(&error))?;
-        self.generations.insert(generation.number, Held { generation, listeners, images });
-        Ok(())
+        Ok(Held { generation, listeners: Vec::new(), images })
     }
 
     /// The sockets of a configuration: those that serve already where the address is the same, else new ones.
@@ -267,7 +343,12 @@ impl Arbiter {
             Some(kept.swap_remove(found))
         };
         let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
-        let bind = |address: &BindAddress| {
+        let mut passed = self.inheritance.distribute();
+        let addresses = passed.addresses(&config.bind)?;
+        let mut bind = |address: &BindAddress| {
+            if let Some(listener) = passed.take(address) {
+                return listener;
+            }
             let bind = if config.reuse_port { Listener::bind_shared } else { Listener::bind };
             let listener = bind(address, config.umask)?;
             match listener.set_access(config.umask, owner) {
@@ -278,8 +359,8 @@ impl Arbiter {
                 }
             }
         };
-        let mut listeners = Vec::with_capacity(config.bind.len());
-        for address in &config.bind {
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for address in &addresses {
             match keep(address).map_or_else(|| bind(address).map(Rc::new), Ok) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
@@ -385,6 +466,7 @@ impl Arbiter {
         let first = self.serving == 0;
         if first {
             self.serving = generation;
+            self.inheritance.settle();
         }
         self.apply(generation);
         if first {
@@ -420,7 +502,7 @@ impl Arbiter {
         self.roster.set_workers(config.workers as usize);
         self.scoreboard.facts().set_log_level(None);
         self.rouse_others();
-        let renamed = match (&mut self.pidfile, &config.pidfile) {
+        let renamed = match (&mut self.pidfile, &self.kin.pidfile(config)) {
             (Some(pidfile), Some(path)) if pidfile.path() != path => pidfile.rename(path),
             (None, Some(path)) => Pidfile::create(path).map(|pidfile| self.pidfile = Some(pidfile)),
             (Some(_), Some(_)) | (None, None) => Ok(()),
@@ -456,6 +538,7 @@ impl Arbiter {
                 log::info!("Listening at: {listener} ({})", std::process::id());
             }
         }
+        self.reload.refused = None;
         let verdict = format!("Reloaded: generation {generation} serves, generation {before} drains");
         self.scoreboard.facts().set_verdict(generation, Outcome::Done, &verdict);
         log::info!("{verdict}");
@@ -482,15 +565,23 @@ impl Arbiter {
         old.listeners.iter().filter(gone).cloned().collect()
     }
 
-    /// Which listeners a worker of this generation must empty before it leaves, as a bit for each.
+    /// Which listeners a worker of this generation must empty before it leaves, as a bit for each. The queue of a socket
+    /// that others hold is theirs to serve.
     pub(super) fn removed_listeners(&self, generation: u64) -> u64 {
         let removed = self.removed(generation);
+        let is_removed = |listener: &Rc<Listener>| removed.iter().any(|gone| Rc::ptr_eq(gone, listener));
+        self.listener_mask(generation, |listener| listener.is_ours() && is_removed(listener))
+    }
+
+    /// As [`Arbiter::removed_listeners`], when the server stops.
+    pub(super) fn own_listeners(&self, generation: u64) -> u64 {
+        self.listener_mask(generation, |listener| listener.is_ours())
+    }
+
+    fn listener_mask(&self, generation: u64, wanted: impl Fn(&Rc<Listener>) -> bool) -> u64 {
         let Some(held) = self.generations.get(&generation) else { return 0 };
-        held.listeners
-            .iter()
-            .enumerate()
-            .filter(|(_, listener)| removed.iter().any(|gone| Rc::ptr_eq(gone, listener)))
-            .fold(0, |mask, (index, _)| mask | 1_u64.checked_shl(index as u32).unwrap_or(0))
+        let chosen = held.listeners.iter().enumerate().filter(|(_, listener)| wanted(listener));
+        chosen.fold(0, |mask, (index, _)| mask | 1_u64.checked_shl(index as u32).unwrap_or(0))
     }
 
     /// A worker of this generation died before it was ready. True if that was the reload's business, which has then
@@ -516,11 +607,13 @@ impl Arbiter {
                 self.shut_out(new);
                 let verdict = format!("Reload rolled back, generation {} serves on: {why}", self.serving);
                 self.scoreboard.facts().set_verdict(new, Outcome::RolledBack, &verdict);
+                self.reload.refused = Some(why.to_owned());
                 log::error!("{verdict}");
                 true
             }
             Phase::Idle
             | Phase::Preparing { .. }
+            | Phase::Binding { .. }
             | Phase::Trying { .. }
             | Phase::Booting { .. }
             | Phase::Rolling { .. } => false,
@@ -545,6 +638,7 @@ impl Arbiter {
             let verdict = format!("Reload refused, generation {serving} serves on: {why}");
             self.scoreboard.facts().set_verdict(self.newest, Outcome::Refused, &verdict);
             log::error!("{verdict}");
+            self.reload.refused = Some(refusal.sentence.clone());
         }
     }
 
@@ -553,7 +647,10 @@ impl Arbiter {
         self.reload.again = false;
         match self.reload.phase {
             Phase::Idle | Phase::Rolling { .. } => {}
-            Phase::Preparing { .. } | Phase::Trying { .. } | Phase::Booting { .. } => {
+            Phase::Preparing { .. }
+            | Phase::Binding { .. }
+            | Phase::Trying { .. }
+            | Phase::Booting { .. } => {
                 self.refuse(&Refusal::new(EXIT_SETTINGS, "the server is about to stop"), now);
             }
         }
@@ -568,7 +665,7 @@ impl Arbiter {
     fn dismiss_probe(&mut self, now: Instant) {
         let (mut probe, preparing) = match std::mem::take(&mut self.reload.phase) {
             Phase::Preparing { probe } => (probe, true),
-            Phase::Trying { probe } => (probe, false),
+            Phase::Binding { probe, .. } | Phase::Trying { probe } => (probe, false),
             Phase::Idle | Phase::Booting { .. } | Phase::Rolling { .. } => return,
         };
         // At the first start stage 1 may just be making the directory that only it knows of. It runs no code but ours,

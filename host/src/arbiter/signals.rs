@@ -35,6 +35,8 @@ impl Arbiter {
             Signal::SIGINT | Signal::SIGQUIT => self.stop(Stopping::Quick, now),
             Signal::SIGHUP => self.handle_hup(now),
             Signal::SIGUSR1 => self.handle_usr1(),
+            Signal::SIGUSR2 => self.handle_usr2(),
+            Signal::SIGWINCH => self.handle_winch(),
             Signal::SIGTTIN => self.handle_ttin(),
             Signal::SIGTTOU => self.handle_ttou(),
             // `reap` comes next in the loop, whatever woke it.
@@ -50,7 +52,8 @@ impl Arbiter {
             log::info!("The server is stopping; the reload is not begun");
             return;
         }
-        log::info!("Hang up: Master");
+        log::info!("Hang up: {}", self.kin.name());
+        self.bring_back();
         self.begin_reload(now);
     }
 
@@ -76,6 +79,10 @@ impl Arbiter {
     /// TTOU: one worker less, but never none.
     fn handle_ttou(&mut self) {
         let wanted = self.roster.workers();
+        if wanted == 0 {
+            log::warn!("There are no workers since WINCH; TTOU changes nothing");
+            return;
+        }
         if self.roster.set_workers(wanted.saturating_sub(1)) == wanted {
             log::warn!("There is one worker left, as few as there can be; TTOU changes nothing");
         }

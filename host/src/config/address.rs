@@ -29,6 +29,12 @@ pub enum BindKind {
     Tcp(SocketAddr),
     /// A Unix socket at this absolute path.
     Unix(PathBuf),
+    /// A Unix socket with this abstract name (unix(7)), without a file.
+    Abstract(String),
+    /// A socket that was passed to the program under this number.
+    Fd(i32),
+    /// All sockets that the service manager has passed under this name (`FileDescriptorName=`).
+    FdName(String),
 }
 
 /// As the operator wrote it.
@@ -39,6 +45,8 @@ impl fmt::Display for BindAddress {
 }
 
 const DEFAULT_PORT: u16 = 8000;
+/// sun_path less the zero in front of an abstract name (unix(7)).
+const LONGEST_NAME: usize = 107;
 
 impl BindAddress {
     /// Probe: reads and resolves an address; names are looked up with getaddrinfo(3). Relative Unix socket paths
@@ -55,12 +63,16 @@ impl BindAddress {
             if path.is_empty() {
                 return Err("it names no path; write unix:/path/to/socket".to_owned());
             }
+            if let Some(name) = path.strip_prefix('@') {
+                if name.is_empty() || name.len() > LONGEST_NAME {
+                    return Err(format!("an abstract name has 1 to {LONGEST_NAME} bytes; write unix:@name"));
+                }
+                return Ok(Self { text: text.to_owned(), kind: BindKind::Abstract(name.to_owned()) });
+            }
             return Ok(Self { text: text.to_owned(), kind: BindKind::Unix(directory.join(path)) });
         }
-        if text.starts_with("fd://") {
-            return Err(
-                "inherited descriptors are not supported yet; write HOST:PORT or unix:PATH".to_owned()
-            );
+        if let Some(descriptor) = text.strip_prefix("fd://") {
+            return Ok(Self { text: text.to_owned(), kind: passed(descriptor)? });
         }
         let (host, port) = split_host_port(text.strip_prefix("tcp://").unwrap_or(text))?;
         let address = if host.is_empty() {
@@ -74,6 +86,19 @@ impl BindAddress {
             *first_v4.or(found.first()).ok_or_else(|| format!("the host name '{host}' has no address"))?
         };
         Ok(Self { text: text.to_owned(), kind: BindKind::Tcp(address) })
+    }
+}
+
+/// What stands behind `fd://`: a number, or a name of the service manager's. Whether there is such a socket only the
+/// master knows: it has it, and the probe that reads this does not.
+fn passed(descriptor: &str) -> Result<BindKind, String> {
+    match descriptor.parse() {
+        Ok(number @ 3..) => Ok(BindKind::Fd(number)),
+        Ok(number) => Err(format!("{number} is no descriptor that can be passed; they begin at 3")),
+        Err(_) if descriptor.is_empty() || descriptor.starts_with(|first: char| !first.is_alphabetic()) => {
+            Err("behind fd:// stands a number or the name of a socket; write fd://3".to_owned())
+        }
+        Err(_) => Ok(BindKind::FdName(descriptor.to_owned())),
     }
 }
 
@@ -137,6 +162,14 @@ mod tests {
             let got = BindAddress::resolve(text, Path::new("/d")).map(|address| address.kind);
             assert_eq!(got, Ok(BindKind::Unix(PathBuf::from(expected))), "{text}");
         }
+        for (text, expected) in [
+            ("unix:@a/b", BindKind::Abstract("a/b".to_owned())),
+            ("fd://3", BindKind::Fd(3)),
+            ("fd://web", BindKind::FdName("web".to_owned())),
+        ] {
+            let got = BindAddress::resolve(text, Path::new("/d")).map(|address| address.kind);
+            assert_eq!(got, Ok(expected), "{text}");
+        }
     }
 
     #[test]
@@ -152,7 +185,11 @@ mod tests {
             ("h:+1", "'+1' is no port"),
             ("/run/s", "write unix:/run/s"),
             ("unix:", "names no path"),
-            ("fd://3", "not supported yet"),
+            ("fd://2", "they begin at 3"),
+            ("fd://", "write fd://3"),
+            ("fd://-1", "they begin at 3"),
+            ("fd://3x", "write fd://3"),
+            ("unix:@", "write unix:@name"),
             ("no-such-host.invalid:1", "cannot be looked up"),
         ];
         for (text, expected) in cases {

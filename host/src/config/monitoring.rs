@@ -32,6 +32,9 @@ impl Resolver<'_> {
             return Err(fail("it has no port; write HOST:PORT, such as localhost:8125, or unix:PATH"));
         }
         let address = BindAddress::resolve(&text, &self.directory).map_err(|why| fail(&why))?;
+        if let BindKind::Fd(_) | BindKind::FdName(_) = address.kind {
+            return Err(fail("a socket that was passed cannot be used for this"));
+        }
         let word = |name: &str| {
             let word = self.text(name).unwrap_or_default();
             let wrong = word.chars().any(|character| character == '|' || character.is_whitespace());
@@ -52,6 +55,10 @@ impl Resolver<'_> {
         let Some(text) = self.text("monitor_bind") else { return Ok(None) };
         let address = BindAddress::resolve(&text, &self.directory)
             .map_err(|why| self.fail("monitor_bind", &format!("'{text}' is no address: {why}")))?;
+        if let BindKind::Fd(_) | BindKind::FdName(_) = address.kind {
+            let why = format!("'{text}' is a socket that was passed, which cannot be used for this");
+            return Err(self.fail("monitor_bind", &why));
+        }
         let chosen_by_kernel = matches!(&address.kind, BindKind::Tcp(address) if address.port() == 0);
         match bind.iter().find(|other| other.kind == address.kind && !chosen_by_kernel) {
             Some(_) => {

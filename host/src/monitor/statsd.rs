@@ -9,7 +9,8 @@
 use std::fmt::Write;
 use std::io;
 use std::net::UdpSocket;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use super::health::Snapshot;
@@ -47,7 +48,7 @@ impl<'m> Statsd<'m> {
                 socket.set_nonblocking(true)?;
                 Socket::Udp(socket)
             }
-            BindKind::Unix(_) => {
+            BindKind::Unix(_) | BindKind::Abstract(_) | BindKind::Fd(_) | BindKind::FdName(_) => {
                 let socket = UnixDatagram::unbound()?;
                 socket.set_nonblocking(true)?;
                 Socket::Unix(socket)
@@ -80,7 +81,11 @@ impl<'m> Statsd<'m> {
         match (&self.socket, &self.target.address) {
             (Socket::Udp(socket), BindKind::Tcp(address)) => socket.send_to(datagram, address).map(drop),
             (Socket::Unix(socket), BindKind::Unix(path)) => socket.send_to(datagram, path).map(drop),
-            (Socket::Udp(_), BindKind::Unix(_)) | (Socket::Unix(_), BindKind::Tcp(_)) => Ok(()),
+            (Socket::Unix(socket), BindKind::Abstract(name)) => {
+                socket.send_to_addr(datagram, &SocketAddr::from_abstract_name(name)?).map(drop)
+            }
+            // Refused as settings, or made for the other kind.
+            (Socket::Udp(_) | Socket::Unix(_), _) => Ok(()),
         }
     }
 }

@@ -4,10 +4,12 @@
 //! said by the callers. A newcomer's likely mistake is to add a call elsewhere "because nix has it": nix hides real-time
 //! signals in `waitpid`, and leaves EINTR to the caller; here each outcome in the manual page has been looked at.
 
+pub mod exec;
 pub mod exec_map;
 pub mod fd;
 pub mod filter;
 pub mod fork;
+pub mod inherit;
 pub mod inotify;
 pub mod process;
 pub mod shm;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setgroups, setuid};
 
 /// Child: closes every descriptor but standard input, output, error and `keep`.
 ///
@@ -77,6 +77,18 @@ pub fn set_variable(name: &OsStr, value: &OsStr) {
 /// As chdir(2) gives them.
 pub fn enter(directory: &Path) -> io::Result<()> {
     Ok(chdir(directory)?)
+}
+
+/// Child: standard input, output and error become /dev/null.
+///
+/// # Errors
+/// There is no such device, as in a badly made container.
+pub fn detach_streams() -> io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    Ok(())
 }
 
 /// Child: sets the mask of permission bits that new files do not get.
