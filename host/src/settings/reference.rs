@@ -3,7 +3,7 @@
 //! Owns the page's words around the table and its layout. What a newcomer would get wrong: the page is never edited by
 //! hand. Change the table, then run `RGUNICORN_BLESS=1 cargo test -p rgunicorn settings::reference`.
 
-use super::{Kind, OnReload, Place, SETTINGS, Setting};
+use super::{Kind, OnReload, Place, SETTINGS, Setting, gunicorn};
 
 const OPENING: &str = "\
 # Settings
@@ -40,6 +40,7 @@ pub fn reference() -> String {
         }
         page.push_str(&row(setting));
     }
+    page.push_str(&gunicorn::comparison());
     page
 }
 
