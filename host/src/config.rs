@@ -224,6 +224,8 @@ pub struct Config {
     pub control_socket: Option<PathBuf>,
     /// Where metrics are sent; none if nowhere.
     pub statsd: Option<StatsdTarget>,
+    /// For the titles of the processes.
+    pub proc_name: String,
     /// Absolute.
     pub pidfile: Option<PathBuf>,
     /// Whom the workers run as; none if as the master.
@@ -490,6 +492,7 @@ fn resolve(
         monitor_bind,
         control_socket: resolver.path("control_socket"),
         statsd,
+        proc_name: resolver.proc_name(),
         pidfile: resolver.path("pidfile"),
         identity,
         umask: resolver.mode("umask"),
@@ -535,6 +538,12 @@ impl Resolver<'_> {
             Some(Value::List(list)) => list,
             _ => &[],
         }
+    }
+
+    /// Gunicorn's default is the application as well.
+    fn proc_name(&self) -> String {
+        let mounted = || self.list("mount").first().cloned().unwrap_or_default();
+        self.text("proc_name").or_else(|| self.text("application")).unwrap_or_else(mounted)
     }
 
     fn options(&self, name: &str) -> Option<&BTreeMap<String, String>> {

@@ -9,11 +9,12 @@ use rgunicorn::config::{Config, Sources};
 use rgunicorn::daemon;
 use rgunicorn::error::StartError;
 use rgunicorn::inherit::Inheritance;
-use rgunicorn::sys::signal;
+use rgunicorn::sys::{signal, title};
 
 fn main() -> ExitCode {
     // First of all: a signal that comes before the master listens to its queue must wait there, not kill.
     let blocked = signal::block_all();
+    title::take_over();
     let ended = match blocked {
         Ok(mask) => run(&mask),
         Err(error) => Err(StartError::new(1, format!("cannot block signals: {error}"))),

@@ -31,7 +31,7 @@ use crate::listener::Listener;
 use crate::logging;
 use crate::scoreboard::{Scoreboard, ServerState};
 use crate::sys::fd::{Channel, Incoming, Watch, poll};
-use crate::sys::{Pid, process, signal, tcp, unix_diag};
+use crate::sys::{Pid, process, signal, tcp, title, unix_diag};
 use crate::verb::Verb;
 use client::{Client, Stream};
 use control::Wish;
@@ -211,6 +211,7 @@ impl<'m> Monitor<'m> {
         // worker does.
         let config = &birth.generation.config;
         let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        title::set(&format!("rgunicorn: monitor [{}]", config.proc_name));
         logging::configure(&config.errorlog, config.loglevel, owner).map_err(|error| error.to_string())?;
         // 2. Privileges, before anything that others have written is read. setuid(2) clears the wish to die with the
         //    master, so that it comes after.

@@ -913,6 +913,16 @@ pub static SETTINGS: &[Setting] = &[
     .fixed(),
     setting(
         "Process",
+        "proc_name",
+        &["name"],
+        Kind::Text,
+        None,
+        "The name in the titles of the processes, as ps shows them: 'rgunicorn: master [NAME]'. Default: the \
+         application as it was given.",
+    )
+    .short('n'),
+    setting(
+        "Process",
         "pidfile",
         &["pid", "pidfile"],
         Kind::Path,

@@ -21,6 +21,7 @@ use crate::sys::Pid;
 use crate::sys::fd::{EventFd, monotonic_ns};
 use crate::sys::process;
 use crate::sys::signal::{self, WorkerSignals};
+use crate::sys::title;
 
 /// What the master gives a worker.
 #[derive(Debug)]
@@ -94,6 +95,7 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     let owner = generation.config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
     logging::configure(&generation.config.errorlog, generation.config.loglevel, owner)
         .map_err(|error| boot(error.to_string()))?;
+    title::set(&format!("rgunicorn: worker [{}]", generation.config.proc_name));
     log::info!("Booting worker with pid: {}", std::process::id());
     // 2. Signals are still blocked by the fork. Handlers before they are unblocked, or the first TERM kills.
     signal::reset_to_default().map_err(|error| system("sigaction", &error))?;

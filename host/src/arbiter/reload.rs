@@ -35,7 +35,7 @@ use crate::probe::{FIRST_BOOT_TIMEOUT, Prepared, Probe, Refusal, Report, Task};
 use crate::scoreboard::Outcome;
 use crate::sys::signal::{self, Signal};
 use crate::sys::wait::Ended;
-use crate::sys::{Pid, process};
+use crate::sys::{Pid, process, title};
 use crate::watch::Watcher;
 
 /// How long a probe that is not wanted any more may take to leave.
@@ -498,6 +498,7 @@ impl Arbiter {
         if let Err(error) = logging::configure(&config.errorlog, config.loglevel, owner) {
             log::error!("{error}");
         }
+        title::set(&format!("rgunicorn: master [{}]", config.proc_name));
         self.roster.set_timeouts(Self::timeouts(config));
         self.roster.set_workers(config.workers as usize);
         self.scoreboard.facts().set_log_level(None);

@@ -15,6 +15,7 @@ pub mod process;
 pub mod shm;
 pub mod signal;
 pub mod tcp;
+pub mod title;
 pub mod unix_diag;
 pub mod wait;
 

@@ -1,0 +1,96 @@
+//! The title of a process: what ps(1) shows in place of its command line.
+//!
+//! Owns the memory in which the kernel put arguments and environment, which is where the kernel reads the title from
+//! (proc(5), `cmdline`). Does not own what the title says. Easily got wrong: whoever writes there destroys the strings
+//! that `argv` and `environ` point at. So [`take_over`] moves all of them away first, and `std::env` works as before;
+//! `/proc/PID/environ` does not, it shows what is left of the environment after the title.
+//!
+//! The kernel shows the area of the arguments up to its end; only when the last octet of that area is not NUL does it
+//! read on into the environment, up to the first NUL. So a title may be longer than the command line was.
+#![allow(unsafe_code, reason = "the C environment, and writing where the kernel put it")]
+
+use std::ffi::{CStr, c_char};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+unsafe extern "C" {
+    /// The environment, as every library of the process sees it (environ(7)).
+    static mut environ: *mut *mut c_char;
+}
+
+/// Arguments and environment, one behind the other, for as long as the process lives.
+static AREA: OnceLock<&'static [AtomicU8]> = OnceLock::new();
+
+/// Master: makes the area ours, once, as early as possible: no other thread may read the environment meanwhile.
+/// Without /proc nothing is done, and titles stay what they are.
+pub fn take_over() {
+    let Some(cells) = pointers() else { return };
+    let Some(begin) = cells.first().map(|(_, text)| *text) else { return };
+    let mut length = 0;
+    for (cell, text) in cells {
+        if text != begin.wrapping_add(length) {
+            break; // A string that lies elsewhere is not in the way.
+        }
+        // SAFETY: execve(2) has put a NUL-terminated string there, and nothing has written there since.
+        let text = unsafe { CStr::from_ptr(text) };
+        length += text.count_bytes() + 1;
+        // Leaked: these are the arguments and the environment from now on.
+        let copy = text.to_owned().into_raw();
+        // SAFETY: a cell of the array that execve(2) has made on the stack, which is writable; no other thread is
+        // there to read it (the caller's promise).
+        unsafe { cell.write(copy) };
+    }
+    // SAFETY: `length` octets of strings that follow each other, above the first frame of the stack, which never goes.
+    // Nobody points there any more, and single octets need no alignment.
+    let area = unsafe { std::slice::from_raw_parts(begin.cast::<AtomicU8>(), length) };
+    // A second call would find the copies; it changes nothing.
+    let _ = AREA.set(area);
+}
+
+/// The cells of the array of arguments and environment that execve(2) made, each with the string it points at; without
+/// the environment if something has moved that already.
+fn pointers() -> Option<Vec<(*mut *mut c_char, *const c_char)>> {
+    // Field 28 of proc(5) `stat`, the stack at the program's entry: the number of arguments, the array, a null, the
+    // array of the environment, a null. What precedes the last parenthesis is the name, the field after it the third.
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let start: usize = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(25)?.parse().ok()?;
+    let bottom = std::ptr::with_exposed_provenance_mut::<*mut c_char>(start);
+    let arguments = std::env::args_os().count();
+    if bottom.is_null() || AREA.get().is_some() {
+        return None;
+    }
+    // SAFETY: the kernel has written a number there, and a stack is never unmapped.
+    let count = unsafe { bottom.cast::<usize>().read() };
+    if count != arguments || arguments == 0 {
+        return None;
+    }
+    // SAFETY: reads one pointer; no other thread changes it (the caller's promise).
+    let variables = unsafe { environ };
+    let array = bottom.wrapping_add(1);
+    let end = if variables == array.wrapping_add(arguments + 1) { usize::MAX } else { arguments };
+    let mut cells = Vec::new();
+    let mut index = 0;
+    while index < end {
+        let cell = array.wrapping_add(index);
+        // SAFETY: a cell of the arrays, each of which ends with a null; the loop ends at the second one.
+        let text = unsafe { cell.read() };
+        match (text.is_null(), index == arguments) {
+            (true, true) => {}
+            (true, false) => break,
+            (false, _) => cells.push((cell, text.cast_const())),
+        }
+        index += 1;
+    }
+    Some(cells)
+}
+
+/// Sets the title of this process; cut if it is longer than arguments and environment were. Without [`take_over`]
+/// nothing happens.
+pub fn set(title: &str) {
+    let Some(area) = AREA.get() else { return };
+    let octets = title.bytes().filter(|octet| *octet != 0).take(area.len().saturating_sub(1));
+    let octets = octets.chain(std::iter::repeat(0));
+    for (cell, octet) in area.iter().zip(octets) {
+        cell.store(octet, Ordering::Relaxed);
+    }
+}
