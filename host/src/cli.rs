@@ -243,14 +243,18 @@ fn argument(setting: &'static Setting) -> Arg {
         .help(StyledStr::from(help))
         .help_heading(setting.section)
         .action(match setting.kind {
-            Kind::Flag => ArgAction::SetTrue,
+            Kind::Flag if setting.place == Place::CommandLine => ArgAction::SetTrue,
             kind if kind.is_repeatable() => ArgAction::Append,
             _ => ArgAction::Set,
         });
     if let Kind::ChoiceOrFlag(_) = setting.kind {
         argument = argument.num_args(0..=1).default_missing_value("true");
     }
-    if setting.kind != Kind::Flag {
+    if setting.kind == Kind::Flag && setting.place != Place::CommandLine {
+        // With an equals sign only: the word behind the bare flag is the application.
+        argument = argument.num_args(0..=1).require_equals(true).default_missing_value("true");
+    }
+    if setting.kind != Kind::Flag || setting.place != Place::CommandLine {
         argument = argument.value_name(match setting.name {
             "application" => "APP",
             "mount" => "PREFIX=APP",
@@ -259,7 +263,7 @@ fn argument(setting: &'static Setting) -> Arg {
             _ => setting.kind.placeholder(),
         });
     }
-    if matches!(setting.kind, Kind::Integer { .. } | Kind::Size | Kind::Seconds) {
+    if matches!(setting.kind, Kind::Integer { .. } | Kind::CountOrAuto { .. } | Kind::Size | Kind::Seconds) {
         // "-t -1" shall be told its range, not that "-1" is no option.
         argument = argument.allow_negative_numbers(true);
     }
@@ -276,12 +280,6 @@ fn argument(setting: &'static Setting) -> Arg {
 fn collect(matches: &ArgMatches, origin: &Origin) -> Result<Values, CliError> {
     let mut values = Values::default();
     for setting in SETTINGS.iter().filter(|setting| setting.place != Place::CommandLine) {
-        if setting.kind == Kind::Flag {
-            if matches.get_flag(setting.name) {
-                values.set(setting, Value::Flag(true), origin.clone());
-            }
-            continue;
-        }
         let mut whole: Option<Value> = None;
         for word in matches.get_many::<String>(setting.name).into_iter().flatten() {
             let value = setting.parse(word).map_err(|why| {
@@ -405,6 +403,8 @@ mod tests {
             (&["--permit-unconventional-http-method"], "permit_unconventional_http_method", "true"),
             (&["--permit-unconventional-http-version"], "permit_unconventional_http_version", "true"),
             (&["--casefold-http-method"], "casefold_http_method", "true"),
+            (&["--casefold-http-method=false"], "casefold_http_method", "false"),
+            (&["--casefold-http-method", "a.so"], "application", "a.so"),
             (&["hello.so:app"], "application", "hello.so:app"),
             (&["-w", "1", "--", "hello.so"], "application", "hello.so"),
             (&["inspect:app"], "application", "inspect:app"),
@@ -437,7 +437,7 @@ mod tests {
             (
                 &["-w", "0"],
                 1,
-                "cannot use --workers '0' on the command line: it must be a whole number from 1 to 1024, not '0'",
+                "cannot use --workers '0' on the command line: it must be a whole number from 1 to 1024, or auto, not '0'",
             ),
             (
                 &["-t", "-1"],

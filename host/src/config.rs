@@ -230,6 +230,10 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     /// Whom the workers run as; none if as the master.
     pub identity: Option<Identity>,
+    /// Whether workers can never gain privileges by running a program.
+    pub no_new_privs: bool,
+    /// Whether plugins may be taken from where everybody can write.
+    pub allow_world_writable: bool,
     /// Permission bits that are taken away.
     pub umask: u32,
     /// Environment variables for the workers, in the order given.
@@ -438,8 +442,11 @@ fn resolve(
         .map_err(|error| resolver.fail("access_log_format", &error.to_string()))?;
     resolver.check_proxies()?;
     let worker_options = resolver.options("worker_options").cloned().unwrap_or_default();
-    let identity = Identity::resolve(resolver.text("user").as_deref(), resolver.text("group").as_deref())
+    let mut identity = Identity::resolve(resolver.text("user").as_deref(), resolver.text("group").as_deref())
         .map_err(ConfigError::Settings)?;
+    if let Some(identity) = identity.as_mut().filter(|_| !resolver.flag("initgroups")) {
+        identity.groups = vec![identity.gid];
+    }
     let bind = resolver.bind()?;
     let monitor_bind = resolver.monitor_bind(&bind)?;
     let statsd = resolver.statsd()?;
@@ -463,7 +470,7 @@ fn resolve(
         bind,
         backlog: resolver.integer("backlog"),
         reuse_port: resolver.flag("reuse_port"),
-        workers: resolver.integer("workers"),
+        workers: resolver.workers(),
         worker_class,
         worker_options,
         mounts,
@@ -495,6 +502,8 @@ fn resolve(
         proc_name: resolver.proc_name(),
         pidfile: resolver.path("pidfile"),
         identity,
+        no_new_privs: resolver.flag("no_new_privs"),
+        allow_world_writable: resolver.flag("allow_world_writable"),
         umask: resolver.mode("umask"),
         raw_env,
         runtime_dir: resolver.path("runtime_dir"),
@@ -576,6 +585,19 @@ impl Resolver<'_> {
             unreachable!("{name} is wider in the table than in Config")
         };
         number
+    }
+
+    /// The number, or for `auto` as many as there are CPUs: std counts those of sched_getaffinity(2), and no more than
+    /// the quota of the control group, version 1 or 2, has time for.
+    fn workers(&self) -> u32 {
+        match self.values.get("workers").map(|given| &given.value) {
+            Some(Value::Integer(number)) => u32::try_from(*number).unwrap_or(1),
+            _ => {
+                // A system that does not tell has one CPU at least.
+                let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                u32::try_from((cpus as u64).min(crate::settings::MAX_WORKERS)).unwrap_or(1)
+            }
+        }
     }
 
     fn flag(&self, name: &str) -> bool {

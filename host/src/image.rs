@@ -10,6 +10,7 @@ mod runtime_dir;
 mod stable;
 #[cfg(test)]
 pub(crate) mod test_library;
+pub mod trust;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};

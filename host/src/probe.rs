@@ -18,7 +18,7 @@ use crate::config::{Config, Sources};
 use crate::elf_note::Note;
 use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT};
 use crate::generation::{Generation, MountedApp};
-use crate::image::{self, Image, RuntimeDir};
+use crate::image::{self, Image, RuntimeDir, trust};
 use crate::plugin::{self, ClassPlugin, Kind};
 use crate::runtime::Runtime;
 use crate::scoreboard::SlotWriter;
@@ -395,12 +395,27 @@ fn try_files(config: &Config) -> Result<(), Refusal> {
 
 fn copy_images(task: &Task<'_>, config: Config, directory: &Path) -> Result<Generation, Refusal> {
     let deadline = Instant::now() + task.boot_timeout.unwrap_or(FIRST_BOOT_TIMEOUT).mul_f64(0.8);
+    let judged = |file: &Path| match config.allow_world_writable {
+        true => Ok(()),
+        false => trust::judge(file),
+    };
     let copy = |file: &Path, kind: Kind| -> Result<Image, Refusal> {
         task.slot.set_stage(&format!("copying {}", file.display()));
-        image::copy_plugin(file, directory, deadline).map_err(|error| {
+        let refuse = |why: &trust::Untrusted| {
+            let sentence = format!("cannot load the {} {}: {why}", kind.noun(), file.display());
+            Refusal::new(kind.exit_code(), sentence)
+        };
+        judged(file).map_err(|why| refuse(&why))?;
+        let image = image::copy_plugin(file, directory, deadline).map_err(|error| {
             let sentence = format!("cannot load the {} {}: {error}", kind.noun(), file.display());
             Refusal::new(kind.exit_code(), sentence)
-        })
+        })?;
+        image
+            .neighbours
+            .iter()
+            .try_for_each(|library| judged(&library.original))
+            .map_err(|why| refuse(&why))?;
+        Ok(image)
     };
     let class = copy(&config.worker_class.file, Kind::WorkerClass)?;
     let note = plugin::judge(&class, Kind::WorkerClass)?;

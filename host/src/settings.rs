@@ -20,6 +20,9 @@ pub const MAX_WORKERS: u64 = 1024;
 /// One year, in seconds: no timeout is longer, so that deadlines never overflow.
 const YEAR: u64 = 365 * 24 * 3600;
 
+/// The word that leaves a number to the server.
+const AUTO: &str = "auto";
+
 /// One setting, as every reader of the table sees it.
 #[derive(Debug)]
 pub struct Setting {
@@ -59,6 +62,13 @@ pub enum Kind {
     },
     /// An amount of memory: octets, or K, M, G or T of them, each 1024 times the one before.
     Size,
+    /// A whole number from 1, or the word `auto`.
+    CountOrAuto {
+        /// The greatest number.
+        most: u64,
+        /// What is counted.
+        unit: &'static str,
+    },
     /// A time in seconds, fractions allowed, at most a year.
     Seconds,
     /// Permission bits: octal, written with a leading zero.
@@ -67,7 +77,7 @@ pub enum Kind {
     Text,
     /// A file or directory; relative ones start at `chdir`.
     Path,
-    /// Yes or no; on the command line its presence means yes.
+    /// Yes or no; on the command line its presence means yes, `--flag=false` no.
     Flag,
     /// Several texts; the flag may be repeated.
     TextList,
@@ -104,13 +114,13 @@ pub enum OnReload {
 /// A value of a setting, of the type its [`Kind`] says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
-    /// For [`Kind::Integer`] and [`Kind::Size`].
+    /// For [`Kind::Integer`], [`Kind::CountOrAuto`] and [`Kind::Size`].
     Integer(u64),
     /// For [`Kind::Seconds`].
     Seconds(Duration),
     /// For [`Kind::Mode`].
     Mode(u32),
-    /// For [`Kind::Text`], [`Kind::Path`], [`Kind::Choice`] and [`Kind::ChoiceOrFlag`].
+    /// For [`Kind::Text`], [`Kind::Path`], [`Kind::Choice`] and [`Kind::ChoiceOrFlag`], and `auto`.
     Text(String),
     /// For [`Kind::Flag`].
     Flag(bool),
@@ -198,6 +208,13 @@ impl Kind {
                 .filter(|number| (least..=most).contains(number))
                 .map(Value::Integer)
                 .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
+            Self::CountOrAuto { .. } if word.eq_ignore_ascii_case(AUTO) => Ok(Value::Text(AUTO.to_owned())),
+            Self::CountOrAuto { most, .. } => word
+                .parse::<u64>()
+                .ok()
+                .filter(|number| (1..=most).contains(number))
+                .map(Value::Integer)
+                .ok_or_else(|| format!("must be {}, not '{word}'", self.describe())),
             Self::Seconds => word
                 .parse::<f64>()
                 .ok()
@@ -241,6 +258,7 @@ impl Kind {
             Self::Integer { least, most: u64::MAX, .. } => format!("a whole number, {least} or more"),
             Self::Integer { least, most, .. } => format!("a whole number from {least} to {most}"),
             Self::Size => "a number of octets, or one with K, M, G or T behind it".to_owned(),
+            Self::CountOrAuto { most, .. } => format!("a whole number from 1 to {most}, or auto"),
             Self::Seconds => format!("a number of seconds from 0 to {YEAR}"),
             Self::Mode => "an octal mode from 0 to 0o777".to_owned(),
             Self::Text => "a text".to_owned(),
@@ -262,13 +280,13 @@ impl Kind {
     pub fn placeholder(self) -> &'static str {
         match self {
             Self::Integer { unit: "bytes", .. } => "BYTES",
-            Self::Integer { .. } => "INT",
+            Self::Integer { .. } | Self::CountOrAuto { .. } => "INT",
             Self::Size => "SIZE",
             Self::Seconds => "SECONDS",
             Self::Mode => "MODE",
             Self::Text | Self::TextList => "STRING",
             Self::Path | Self::PathList => "PATH",
-            Self::Flag => "",
+            Self::Flag => "BOOL",
             Self::Choice(_) | Self::ChoiceOrFlag(_) => "WORD",
             Self::Options => "NAME=VALUE",
         }
@@ -520,9 +538,10 @@ pub static SETTINGS: &[Setting] = &[
         "Workers",
         "workers",
         &["workers"],
-        count(1, MAX_WORKERS, "processes"),
+        Kind::CountOrAuto { most: MAX_WORKERS, unit: "processes" },
         Some("1"),
-        "How many worker processes. Default when the WEB_CONCURRENCY variable is set: its value.",
+        "How many worker processes; 'auto' is one for each CPU that the server may use, by its affinity and the \
+         quota of its control group, counted anew by each reload. Default when the WEB_CONCURRENCY variable is set: its value.",
     )
     .short('w')
     .default_from("WEB_CONCURRENCY", ""),
@@ -950,6 +969,34 @@ pub static SETTINGS: &[Setting] = &[
     .short('g'),
     setting(
         "Process",
+        "initgroups",
+        &["initgroups"],
+        Kind::Flag,
+        Some("true"),
+        "Give the workers the supplementary groups of their user. With 'false' they have their group and no other; the \
+         master's they never keep.",
+    ),
+    setting(
+        "Process",
+        "no_new_privs",
+        &["no-new-privs"],
+        Kind::Flag,
+        Some("true"),
+        "Take from the workers, for good, the right to gain privileges by running a program: set-user-ID and file \
+         capabilities then mean nothing (PR_SET_NO_NEW_PRIVS of prctl(2)). 'false' is for applications that run such \
+         programs, sendmail for one.",
+    ),
+    setting(
+        "Process",
+        "allow_world_writable",
+        &["allow-world-writable"],
+        Kind::Flag,
+        Some("false"),
+        "Accept plugins that everybody can write or put another file in place of. Without it such a file, or one in \
+         such a directory, is refused.",
+    ),
+    setting(
+        "Process",
         "umask",
         &["umask"],
         Kind::Mode,
@@ -1062,9 +1109,10 @@ mod tests {
     fn reads_and_refuses_words() {
         let cases: &[(&str, &str, Result<&str, &str>)] = &[
             ("workers", "8", Ok("8")),
-            ("workers", "0", Err("must be a whole number from 1 to 1024, not '0'")),
-            ("workers", "1025", Err("must be a whole number from 1 to 1024, not '1025'")),
-            ("workers", "1.5", Err("must be a whole number from 1 to 1024, not '1.5'")),
+            ("workers", "AUTO", Ok("auto")),
+            ("workers", "0", Err("must be a whole number from 1 to 1024, or auto, not '0'")),
+            ("workers", "1025", Err("must be a whole number from 1 to 1024, or auto, not '1025'")),
+            ("workers", "1.5", Err("must be a whole number from 1 to 1024, or auto, not '1.5'")),
             ("max_requests", "-1", Err("must be a whole number, 0 or more, not '-1'")),
             ("timeout", "0.1", Ok("0.1")),
             ("timeout", "inf", Err("must be a number of seconds from 0 to 31536000, not 'inf'")),

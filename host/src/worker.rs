@@ -194,6 +194,11 @@ pub fn become_worker_user(config: &Config, master: Pid) -> Result<(), String> {
             )
         })?;
     }
+    if config.no_new_privs {
+        process::renounce_new_privileges().map_err(|error| {
+            format!("cannot renounce new privileges: {error}; this kernel needs no_new_privs = false")
+        })?;
+    }
     // After the identity: whether a directory may be entered is the worker's question, not root's.
     process::enter(&config.chdir).map_err(|error| {
         format!("cannot enter the directory {}: {error}; check --chdir", config.chdir.display())

@@ -116,13 +116,16 @@ impl Reader<'_> {
             (Kind::Mode, DeValue::Integer(number)) if number.radix() == 8 => {
                 parse(&format!("0o{}", number.as_str()))
             }
-            (Kind::Mode | Kind::Integer { .. } | Kind::Size | Kind::Seconds, DeValue::Integer(number)) => {
-                match i128::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(number) => parse(&number.to_string()),
-                    Err(_) => parse(number.as_str()),
-                }
-            }
+            (
+                Kind::Mode | Kind::Integer { .. } | Kind::CountOrAuto { .. } | Kind::Size | Kind::Seconds,
+                DeValue::Integer(number),
+            ) => match i128::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => parse(&number.to_string()),
+                Err(_) => parse(number.as_str()),
+            },
             (Kind::Mode | Kind::Size, DeValue::String(text)) => parse(text),
+            // "4" is no number, here as elsewhere.
+            (Kind::CountOrAuto { .. }, DeValue::String(text)) if text.parse::<u64>().is_err() => parse(text),
             (Kind::Seconds, DeValue::Float(number)) => parse(number.as_str()),
             (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
             (Kind::ChoiceOrFlag(_), DeValue::Boolean(flag)) => parse(&flag.to_string()),
@@ -305,19 +308,19 @@ mod tests {
             ),
             (
                 "workers = 0",
-                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, not '0'",
+                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, or auto, not '0'",
             ),
             (
                 "workers = -1",
-                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, not '-1'",
+                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, or auto, not '-1'",
             ),
             (
                 "workers = '4'",
-                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, not a text",
+                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, or auto, not a text",
             ),
             (
                 "workers = 4.5",
-                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, not a number with a fraction",
+                "cannot read /f.toml line 1: 'workers' must be a whole number from 1 to 1024, or auto, not a number with a fraction",
             ),
             (
                 "umask = 22",

@@ -87,7 +87,12 @@ const VERDICTS: &[(&str, Verdict)] = &[
             "The heartbeat is in shared memory and needs no file. `runtime_dir` says where the images lie.",
         ),
     ),
-    ("initgroups", Planned("The workers have the groups of `user` in any case.")),
+    (
+        "initgroups",
+        Adapted(
+            "On by default: without it Gunicorn's workers keep the master's groups, which are root's. Here never.",
+        ),
+    ),
     ("umask", Adapted("Octal only: a bare `22`, which Gunicorn takes for `0o26`, is refused.")),
     ("tmp_upload_dir", Adapted("Bodies are streamed to the application; none is kept in a file.")),
     (

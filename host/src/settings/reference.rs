@@ -66,7 +66,9 @@ fn flags(setting: &Setting) -> String {
 fn value(kind: Kind) -> String {
     let repeated = if kind.is_repeatable() { ", repeatable" } else { "" };
     match kind {
-        Kind::Integer { unit, .. } => format!("{} ({unit})", kind.describe()),
+        Kind::Integer { unit, .. } | Kind::CountOrAuto { unit, .. } => {
+            format!("{} ({unit})", kind.describe())
+        }
         Kind::TextList => format!("a text{repeated}"),
         Kind::PathList => format!("a path{repeated}"),
         Kind::Options => format!("`NAME=VALUE`{repeated}"),

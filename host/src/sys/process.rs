@@ -113,6 +113,14 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     setuid(user).map_err(|errno| step("setuid", errno))
 }
 
+/// Child: from now on no execve(2) of this process or its children gives more rights than it has.
+///
+/// # Errors
+/// EINVAL on kernels before 3.5.
+pub fn renounce_new_privileges() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_no_new_privs()?)
+}
+
 /// The identity of this process: (user, group).
 pub fn identity() -> (u32, u32) {
     (Uid::effective().as_raw(), Gid::effective().as_raw())
