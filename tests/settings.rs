@@ -4,12 +4,15 @@
 //! refused with a sentence that names it.. What a newcomer
 //! would get wrong: `--print-config` proves nothing here. It shows what was read, not what is done.
 
+use std::cell::RefCell;
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use harness::{Site, programs};
+use harness::{DEADLINE, Settings, Signal, Site, programs, wait_for};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
 
@@ -41,6 +44,43 @@ fn status(pid: i32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+/// A syslog daemon.
+struct Daemon {
+    socket: UnixDatagram,
+    path: PathBuf,
+    heard: RefCell<Vec<String>>,
+}
+
+impl Daemon {
+    fn new(site: &Site) -> Self {
+        let path = site.join("log.sock");
+        let socket = UnixDatagram::bind(&path).expect("a socket of its own");
+        site.mine("log.sock");
+        socket.set_nonblocking(true).expect("a flag");
+        Self { socket, path, heard: RefCell::default() }
+    }
+
+    fn configure(&self, settings: &mut Settings) {
+        settings.raw("syslog", "true").text("syslog_addr", &format!("unix://{}", self.path.display()));
+    }
+
+    /// All datagrams so far.
+    fn heard(&self) -> Vec<String> {
+        let mut octets = [0; 9000];
+        let mut heard = self.heard.borrow_mut();
+        while let Ok(length) = self.socket.recv(&mut octets) {
+            heard.push(String::from_utf8_lossy(&octets[..length]).into_owned());
+        }
+        heard.clone()
+    }
+
+    /// Waits for a datagram that contains a text, and returns the first.
+    fn wait(&self, text: &str) -> String {
+        wait_for(&format!("the datagram {text:?}"), || self.heard().iter().any(|line| line.contains(text)));
+        self.heard().into_iter().find(|line| line.contains(text)).expect("it was there")
+    }
 }
 
 /// One entry per setting: `name, a bad value and what is said of it, a test that it takes effect`.
@@ -145,6 +185,77 @@ settings! {
         server.finish();
     }
 
+    log_format, r#""xml""# => "text, json", |site| {
+        // The harness finds the server by its log: here the log is read as what it is.
+        let mut server = site.launch().start();
+        server.configure(|settings| _ = settings.text("log_format", "json"));
+        let pid = server.pid();
+        server.signal(Signal::SIGHUP);
+        let is_json = |line: &str| line.starts_with("{\"time\": \"2") && line.ends_with('}');
+        wait_for("the verdict, as an object", || {
+            site.read("error.log").lines().any(|line| {
+                is_json(line)
+                    && line.contains(&format!(r#""pid": {pid}, "level": "INFO", "message": "Reloaded: "#))
+            })
+        });
+        assert!(site.read("error.log").lines().any(|line| is_json(line) && line.contains("Booting worker")));
+        server.configure(|settings| _ = settings.remove("log_format"));
+        server.reload_well();
+        server.finish();
+    }
+
+    syslog, "1" => "true or false", |site| {
+        let daemon = Daemon::new(&site);
+        let server = site.launch().with(|settings| daemon.configure(settings)).start();
+        let pid = server.workers()[0];
+        // Facility 1, severity 6; nothing of Gunicorn's datagram is missing, and the file has the line as well.
+        daemon.wait(&format!("<14>rgunicorn.app.so.app.error: [{pid}] Booting worker with pid: {pid}"));
+        assert!(server.log().contains("Booting worker with pid"));
+        assert_eq!(server.get("/version").status, 200);
+        let line = daemon.wait(&format!("<14>rgunicorn.app.so.app.access: [{pid}] 127.0.0.1 - - ["));
+        assert!(line.contains(r#""GET /version HTTP/1.1" 200"#), "{line}");
+        server.finish();
+    }
+
+    syslog_addr, r#""tcp://127.0.0.1:514""# => "udp://HOST:PORT or unix://PATH", |site| {
+        let daemon = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        daemon.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let address = format!("udp://{}", daemon.local_addr().expect("it is bound"));
+        let launch = site.launch().settings(&[("syslog", "true")]);
+        let server = launch.with(|settings| _ = settings.text("syslog_addr", &address)).start();
+        let mut octets = [0; 9000];
+        let length = daemon.recv(&mut octets).expect("a line");
+        assert!(octets[..length].starts_with(b"<14>rgunicorn.app.so.app.error: ["));
+        server.finish();
+    }
+
+    syslog_prefix, "1" => "a text", |site| {
+        let daemon = Daemon::new(&site);
+        let launch = site.launch().with(|settings| daemon.configure(settings));
+        let server = launch.with(|settings| _ = settings.text("syslog_prefix", "shop")).start();
+        daemon.wait("<14>rgunicorn.shop.error: [");
+        server.finish();
+    }
+
+    syslog_facility, r#""nobody""# => "there is no facility 'nobody'; there are kern", |site| {
+        let daemon = Daemon::new(&site);
+        let launch = site.launch().with(|settings| daemon.configure(settings));
+        let server = launch.with(|settings| _ = settings.text("syslog_facility", "local0")).start();
+        daemon.wait("<134>rgunicorn.app.so.app.error: [");
+        server.finish();
+    }
+
+    disable_redirect_access_to_syslog, "1" => "true or false", |site| {
+        let daemon = Daemon::new(&site);
+        let launch = site.launch().with(|settings| daemon.configure(settings));
+        let server = launch.settings(&[("disable_redirect_access_to_syslog", "true")]).start();
+        assert_eq!(server.get("/version").status, 200);
+        server.finish();
+        // The end of the worker comes after everything that it had to log.
+        daemon.wait("Worker exiting");
+        assert!(!daemon.heard().iter().any(|line| line.contains(".access: ")), "{:?}", daemon.heard());
+    }
+
     workers, "0" => "a whole number from 1 to 1024, or auto", |site| {
         let mut server = site.launch().workers(3).start();
         assert_eq!(server.wait_workers(3).len(), 3);
@@ -174,6 +285,31 @@ fn workers_auto_counts_the_cpus_that_the_server_may_use() {
     sched_setaffinity(Pid::from_raw(0), &all).expect("as before");
     assert_eq!(server.wait_workers(expected).len(), expected);
     server.finish();
+}
+
+#[test]
+fn nobody_waits_for_a_syslog_daemon_that_does_not_read() {
+    let site = site("syslog_deaf");
+    let daemon = Daemon::new(&site);
+    let mut server = site.launch().with(|settings| daemon.configure(settings)).start();
+    wait_for("a full queue", || {
+        assert_eq!(server.get("/version").status, 200);
+        site.read("error.log").contains("lines of the access log") || queue_is_full(&daemon)
+    });
+    for _ in 0..20 {
+        assert_eq!(server.get("/version").status, 200);
+    }
+    server.configure(|settings| _ = settings.raw("workers", "2"));
+    server.reload_well();
+    server.wait_log("the syslog daemon takes no lines; until it does they are counted");
+    server.finish();
+}
+
+/// Whether one datagram more would have to wait.
+fn queue_is_full(daemon: &Daemon) -> bool {
+    let probe = UnixDatagram::unbound().expect("a socket");
+    probe.set_nonblocking(true).expect("a flag");
+    probe.send_to(b"x", &daemon.path).is_err()
 }
 
 #[test]

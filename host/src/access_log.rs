@@ -29,6 +29,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::logging::sink::Sink;
+use crate::logging::syslog::{Sender, Severity, Syslog};
 use crate::logging::{LogError, LogTarget, UtcTime};
 
 /// A batch is written when it is longer than this many bytes.
@@ -246,8 +247,12 @@ pub struct AccessRecord<'a> {
 #[derive(Debug)]
 pub struct AccessLog {
     layout: Layout,
-    sink: Sink,
-    target: LogTarget,
+    /// None if only syslog gets the lines.
+    sink: Option<Sink>,
+    target: Option<LogTarget>,
+    syslog: Option<Sender>,
+    /// Lines that syslog did not take; they count as dropped once it takes one again.
+    lost_to_syslog: u64,
     owner: Option<(u32, u32)>,
     /// Whole lines that are not written yet.
     batch: Vec<u8>,
@@ -263,8 +268,12 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(target: &LogTarget, layout: Layout, owner: Option<(u32, u32)>) -> Result<Self, LogError> {
-        let sink = Sink::open(target, io::stdout().as_fd(), owner)?;
+    pub fn open(
+        target: Option<&LogTarget>,
+        layout: Layout,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Self, LogError> {
+        let sink = target.map(|target| Sink::open(target, io::stdout().as_fd(), owner)).transpose()?;
         let layout = match layout {
             Layout::Text(format) => Layout::Text(with_environment(format)),
             Layout::Json => Layout::Json,
@@ -272,13 +281,24 @@ impl AccessLog {
         Ok(Self {
             layout,
             sink,
-            target: target.clone(),
+            target: target.cloned(),
+            syslog: None,
+            lost_to_syslog: 0,
             owner,
             batch: Vec::with_capacity(BATCH + 1024),
             pid: std::process::id(),
             second: (0, String::new()),
             dropped: 0,
         })
+    }
+
+    /// Worker: sends each line to syslog as well.
+    ///
+    /// # Errors
+    /// No descriptor.
+    pub fn with_syslog(mut self, syslog: &Syslog) -> io::Result<Self> {
+        self.syslog = Some(Sender::open(syslog, "access")?);
+        Ok(self)
     }
 
     /// Worker: adds a line; writes the batch when it is long enough.
@@ -311,7 +331,16 @@ impl AccessLog {
     /// Worker: writes the batch, without waiting; what cannot be written is dropped and counted.
     pub fn flush(&mut self) {
         if !self.batch.is_empty() {
-            self.dropped += self.sink.write_lines(&self.batch);
+            self.dropped += self.sink.as_ref().map_or(0, |sink| sink.write_lines(&self.batch));
+            if let Some(syslog) = &self.syslog {
+                for line in self.batch.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
+                    if syslog.send(Severity::Info, self.pid, line) {
+                        self.dropped += std::mem::take(&mut self.lost_to_syslog);
+                    } else {
+                        self.lost_to_syslog += 1;
+                    }
+                }
+            }
             self.batch.clear();
         }
     }
@@ -322,8 +351,8 @@ impl AccessLog {
     /// The file cannot be opened; the old one is written on.
     pub fn reopen(&mut self) -> Result<(), LogError> {
         self.flush();
-        if self.target != LogTarget::Standard {
-            self.sink = Sink::open(&self.target, io::stdout().as_fd(), self.owner)?;
+        if let Some(target @ LogTarget::File(_)) = &self.target {
+            self.sink = Some(Sink::open(target, io::stdout().as_fd(), self.owner)?);
         }
         Ok(())
     }
@@ -541,7 +570,7 @@ mod tests {
     fn written_as(layout: Layout, records: &[AccessRecord<'_>]) -> String {
         let temp = TempDir::new("access");
         let target = LogTarget::File(temp.join("log"));
-        let mut log = AccessLog::open(&target, layout, None).unwrap();
+        let mut log = AccessLog::open(Some(&target), layout, None).unwrap();
         for record in records {
             log.write(record);
         }
@@ -697,7 +726,7 @@ mod tests {
         let path = temp.join("log");
         let size = || std::fs::metadata(&path).unwrap().len();
         let layout = text(&"x".repeat(1023));
-        let mut log = AccessLog::open(&LogTarget::File(path.clone()), layout, None).unwrap();
+        let mut log = AccessLog::open(Some(&LogTarget::File(path.clone())), layout, None).unwrap();
         for _ in 0..16 {
             log.write(&record());
         }
@@ -713,7 +742,7 @@ mod tests {
     fn reopening_splits_between_lines() {
         let temp = TempDir::new("access");
         let (path, moved) = (temp.join("log"), temp.join("log.1"));
-        let mut log = AccessLog::open(&LogTarget::File(path.clone()), text("%(s)s"), None).unwrap();
+        let mut log = AccessLog::open(Some(&LogTarget::File(path.clone())), text("%(s)s"), None).unwrap();
         log.write(&record());
         std::fs::rename(&path, &moved).unwrap();
         log.reopen().unwrap();
@@ -725,7 +754,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted() {
-        let mut log = AccessLog::open(&LogTarget::File("/dev/full".into()), text("x"), None).unwrap();
+        let mut log = AccessLog::open(Some(&LogTarget::File("/dev/full".into())), text("x"), None).unwrap();
         log.write(&record());
         log.write(&record());
         log.flush();

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{self, Origin, Values};
 use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT, io_text};
-use crate::logging::{LogLevel, LogTarget};
+use crate::logging::syslog::Syslog;
+use crate::logging::{LogFormat, LogLevel, LogTarget};
 use crate::settings::{OnReload, Place, SETTINGS, Value, find, nearest};
 use crate::watch;
 
@@ -26,6 +27,7 @@ mod identity;
 mod monitoring;
 mod plugin_ref;
 mod proxies;
+mod syslog;
 mod words;
 
 pub use address::{BindAddress, BindKind};
@@ -244,6 +246,10 @@ pub struct Config {
     pub loglevel: LogLevel,
     /// The error log.
     pub errorlog: LogTarget,
+    /// How lines of the error log are written.
+    pub log_format: LogFormat,
+    /// The syslog daemon that gets the logs as well.
+    pub syslog: Option<Syslog>,
     /// The access log; none if there is none.
     pub accesslog: Option<LogTarget>,
     /// Known to be sound.
@@ -512,6 +518,11 @@ fn resolve(
             .and_then(|word| LogLevel::from_word(&word))
             .unwrap_or(LogLevel::Info),
         errorlog: resolver.log_target("errorlog").unwrap_or(LogTarget::Standard),
+        log_format: match resolver.text("log_format").as_deref() {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+        syslog: resolver.syslog()?,
         accesslog: resolver.log_target("accesslog"),
         access_log_format,
         access_log_json: resolver.flag("access_log_json"),
@@ -631,6 +642,23 @@ impl Resolver<'_> {
             "-" => LogTarget::Standard,
             path => LogTarget::File(self.directory.join(path)),
         })
+    }
+
+    /// While syslog is off everything is judged as well, but no name is looked up.
+    fn syslog(&self) -> Result<Option<Syslog>, ConfigError> {
+        let facility = syslog::facility(&self.text("syslog_facility").unwrap_or_default())
+            .map_err(|why| self.fail("syslog_facility", &why))?;
+        let address = self.text("syslog_addr").unwrap_or_default();
+        syslog::check(&address).map_err(|why| self.fail("syslog_addr", &why))?;
+        if !self.flag("syslog") {
+            return Ok(None);
+        }
+        let address =
+            syslog::address(&address, &self.directory).map_err(|why| self.fail("syslog_addr", &why))?;
+        // As Gunicorn: a colon would end the tag.
+        let prefix = self.text("syslog_prefix").unwrap_or_else(|| self.proc_name().replace(':', "."));
+        let access = !self.flag("disable_redirect_access_to_syslog");
+        Ok(Some(Syslog { address, facility, prefix, access }))
     }
 
     fn chdir(&self) -> Result<PathBuf, ConfigError> {

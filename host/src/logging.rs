@@ -19,8 +19,10 @@ use log::{LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod sink;
+pub mod syslog;
 
 use sink::Sink;
+use syslog::{Sender, Severity, Syslog};
 
 /// Gunicorn's levels, and `Trace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +143,34 @@ pub fn try_open(target: &LogTarget, owner: Option<(u32, u32)>) -> Result<(), Log
     }
 }
 
+/// How a line of the error log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// Gunicorn's.
+    Text,
+    /// One object a line: `time`, `pid`, `level`, `message`.
+    Json,
+}
+
+/// Changes how lines are written, and whether a syslog daemon gets them as well; in this process, and in those that
+/// are forked from it. Call it before [`configure`], whose messages are then written that way.
+pub fn set_style(format: LogFormat, syslog: Option<&Syslog>) {
+    ERROR_LOG.json.store(format == LogFormat::Json, Ordering::Relaxed);
+    let sender = syslog.map(|syslog| Sender::open(syslog, "error"));
+    let why = match sender {
+        None => {
+            ERROR_LOG.lock().syslog = None;
+            return;
+        }
+        Some(Ok(sender)) => {
+            ERROR_LOG.lock().syslog = Some(sender);
+            return;
+        }
+        Some(Err(why)) => why,
+    };
+    log::error!("cannot open a socket for syslog: {why}; its daemon gets no lines until the next reload");
+}
+
 /// Changes the level, in this process.
 pub fn set_level(level: LogLevel) {
     ERROR_LOG.only_critical.store(level == LogLevel::Critical, Ordering::Relaxed);
@@ -158,11 +188,14 @@ pub fn reopen() -> Result<(), LogError> {
 /// Worker: call in a child right after fork(2): what the parent dropped is the parent's to say.
 pub fn after_fork() {
     ERROR_LOG.dropped.store(0, Ordering::Relaxed);
+    ERROR_LOG.lost_to_syslog.store(0, Ordering::Relaxed);
 }
 
-/// Child: the descriptor that lines are written to, which must stay open.
-pub fn raw_fd() -> Option<i32> {
-    ERROR_LOG.lock().sink.as_ref().map(|sink| sink.as_fd().as_raw_fd())
+/// Child: the descriptors that lines are written to, which must stay open.
+pub fn raw_fds() -> Vec<i32> {
+    let state = ERROR_LOG.lock();
+    let sink = state.sink.as_ref().map(|sink| sink.as_fd().as_raw_fd());
+    sink.into_iter().chain(state.syslog.as_ref().map(Sender::raw_fd)).collect()
 }
 
 /// Master: where this process and all its children count, beside what each of them says, the lines that they drop. Call
@@ -200,6 +233,8 @@ struct ErrorLog {
     state: Mutex<State>,
     dropped: AtomicU64,
     only_critical: AtomicBool,
+    json: AtomicBool,
+    lost_to_syslog: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -207,12 +242,19 @@ struct State {
     sink: Option<Sink>,
     target: LogTarget,
     owner: Option<(u32, u32)>,
+    syslog: Option<Sender>,
 }
 
 impl ErrorLog {
     const fn new() -> Self {
-        let state = State { sink: None, target: LogTarget::Standard, owner: None };
-        Self { state: Mutex::new(state), dropped: AtomicU64::new(0), only_critical: AtomicBool::new(false) }
+        let state = State { sink: None, target: LogTarget::Standard, owner: None, syslog: None };
+        Self {
+            state: Mutex::new(state),
+            dropped: AtomicU64::new(0),
+            only_critical: AtomicBool::new(false),
+            json: AtomicBool::new(false),
+            lost_to_syslog: AtomicU64::new(0),
+        }
     }
 
     /// A child finds the lock free: the master has one thread, which was forking and not logging.
@@ -222,7 +264,8 @@ impl ErrorLog {
 
     fn configure(&self, target: &LogTarget, owner: Option<(u32, u32)>) -> Result<(), LogError> {
         let sink = Sink::open(target, io::stderr().as_fd(), owner)?;
-        *self.lock() = State { sink: Some(sink), target: target.clone(), owner };
+        let mut state = self.lock();
+        (state.sink, state.target, state.owner) = (Some(sink), target.clone(), owner);
         Ok(())
     }
 
@@ -236,14 +279,27 @@ impl ErrorLog {
 
     fn write(&self, level: &str, message: fmt::Arguments<'_>) {
         // Formatted before the lock is taken: the message's own Display may log.
-        let line = line(SystemTime::now(), std::process::id(), level, message);
+        let pid = std::process::id();
+        let mut text = String::new();
+        // A Display that fails has written what it could.
+        let _ = Escaped(&mut text).write_fmt(message);
+        let line = self.line(pid, level, &text);
         let state = self.lock();
+        let mut notice = None;
+        if let Some(syslog) = &state.syslog {
+            notice = self.to_syslog(syslog, level, pid, &text);
+        }
         let Some(sink) = &state.sink else { return };
+        if let Some(notice) = notice {
+            self.dropped.fetch_add(
+                sink.write_lines(self.line(pid, "WARNING", &notice).as_bytes()),
+                Ordering::Relaxed,
+            );
+        }
         let before = self.dropped.load(Ordering::Relaxed);
         if before > 0 {
-            let notice =
-                format_args!("{before} log lines were dropped: the log could not be written at once");
-            let notice = self::line(SystemTime::now(), std::process::id(), "WARNING", notice);
+            let notice = format!("{before} log lines were dropped: the log could not be written at once");
+            let notice = self.line(pid, "WARNING", &notice);
             if sink.write_lines(notice.as_bytes()) == 0 {
                 self.dropped.fetch_sub(before, Ordering::Relaxed);
             }
@@ -253,6 +309,40 @@ impl ErrorLog {
             self.dropped.fetch_add(dropped, Ordering::Relaxed);
             add_dropped(dropped);
         }
+    }
+}
+
+impl ErrorLog {
+    /// Sends a line; returns what is to be said of it in the log itself, at the first one that is lost and when the
+    /// daemon is back.
+    fn to_syslog(&self, syslog: &Sender, level: &str, pid: u32, text: &str) -> Option<String> {
+        if !syslog.send(severity(level), pid, text.as_bytes()) {
+            let first = self.lost_to_syslog.fetch_add(1, Ordering::Relaxed) == 0;
+            return first
+                .then(|| "the syslog daemon takes no lines; until it does they are counted".to_owned());
+        }
+        let lost = self.lost_to_syslog.swap(0, Ordering::Relaxed);
+        let notice = format!("{lost} log lines did not reach the syslog daemon");
+        (lost > 0).then_some(notice)
+    }
+
+    fn line(&self, pid: u32, level: &str, text: &str) -> String {
+        let now = SystemTime::now();
+        if self.json.load(Ordering::Relaxed) {
+            json(now, pid, level, text)
+        } else {
+            line(now, pid, level, text)
+        }
+    }
+}
+
+fn severity(level: &str) -> Severity {
+    match level {
+        "CRITICAL" => Severity::Critical,
+        "ERROR" => Severity::Error,
+        "WARNING" => Severity::Warning,
+        "INFO" => Severity::Info,
+        _ => Severity::Debug,
     }
 }
 
@@ -286,17 +376,23 @@ impl Log for ErrorLog {
     fn flush(&self) {}
 }
 
-/// `[2026-11-21 06:53:12 +0000] [4711] [INFO] message`, with its newline; control characters escaped.
-fn line(now: SystemTime, pid: u32, level: &str, message: fmt::Arguments<'_>) -> String {
+/// `[2026-11-21 06:53:12 +0000] [4711] [INFO] message`, with its newline.
+fn line(now: SystemTime, pid: u32, level: &str, text: &str) -> String {
     let time = UtcTime::from(now);
-    let mut line = format!(
-        "[{:04}-{:02}-{:02} {:02}:{:02}:{:02} +0000] [{pid}] [{level}] ",
+    format!(
+        "[{:04}-{:02}-{:02} {:02}:{:02}:{:02} +0000] [{pid}] [{level}] {text}\n",
         time.year, time.month, time.day, time.hour, time.minute, time.second
-    );
-    // A Display that fails has written what it could.
-    let _ = Escaped(&mut line).write_fmt(message);
-    line.push('\n');
-    line
+    )
+}
+
+/// The same as an object, with its newline.
+fn json(now: SystemTime, pid: u32, level: &str, text: &str) -> String {
+    let time = UtcTime::from(now);
+    let text = serde_json::Value::from(text);
+    format!(
+        "{{\"time\": \"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z\", \"pid\": {pid}, \"level\": \"{level}\", \"message\": {text}}}\n",
+        time.year, time.month, time.day, time.hour, time.minute, time.second
+    )
 }
 
 /// Passes text on with control characters escaped, so that what comes from the network can forge no line and no
@@ -366,7 +462,7 @@ mod tests {
 
     #[test]
     fn writes_lines_as_gunicorn() {
-        let got = line(at(1_795_243_992), 4711, "INFO", format_args!("Listening at: {}", "http://[::]:80"));
+        let got = line(at(1_795_243_992), 4711, "INFO", "Listening at: http://[::]:80");
         assert_eq!(got, "[2026-11-21 06:53:12 +0000] [4711] [INFO] Listening at: http://[::]:80\n");
     }
 
@@ -392,8 +488,19 @@ mod tests {
 
     #[test]
     fn a_message_can_forge_no_line() {
-        let got = line(at(0), 1, "INFO", format_args!("{}", "a\nb\x1b[31m\u{85}ä\tc"));
-        assert!(got.ends_with("a\\nb\\u{1b}[31m\\u{85}ä\tc\n"), "{got:?}");
+        let temp = TempDir::new("logging-forge");
+        let log = ErrorLog::new();
+        log.configure(&LogTarget::File(temp.join("log")), None).unwrap();
+        log.write("INFO", format_args!("{}", "a\nb\x1b[31m\u{85}ä\tc\"d"));
+        log.json.store(true, Ordering::Relaxed);
+        log.write("INFO", format_args!("{}", "a\nb\x1b[31m\u{85}ä\tc\"d"));
+        let got = std::fs::read_to_string(temp.join("log")).unwrap();
+        let (text, json) = got.trim_end().split_once('\n').unwrap();
+        let escaped = "a\\nb\\u{1b}[31m\\u{85}ä\tc\"d";
+        assert!(text.ends_with(&format!("[INFO] {escaped}")), "{text:?}");
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!(json["message"], escaped);
+        assert_eq!(json["level"], "INFO");
     }
 
     #[test]

@@ -205,13 +205,14 @@ impl<'m> Monitor<'m> {
         let mut keep = vec![birth.channel.as_fd().as_raw_fd()];
         keep.extend(watched.iter().map(|watched| watched.fd.as_raw_fd()));
         keep.extend(doors.iter().map(|(door, _)| door.as_fd().as_raw_fd()));
-        keep.extend(logging::raw_fd());
+        keep.extend(logging::raw_fds());
         process::close_all_but(&keep).map_err(system("close_range"))?;
         // The log that its generation has: at the first start the master's is still another. Before privileges go, as a
         // worker does.
         let config = &birth.generation.config;
         let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
         title::set(&format!("rgunicorn: monitor [{}]", config.proc_name));
+        logging::set_style(config.log_format, config.syslog.as_ref());
         logging::configure(&config.errorlog, config.loglevel, owner).map_err(|error| error.to_string())?;
         // 2. Privileges, before anything that others have written is read. setuid(2) clears the wish to die with the
         //    master, so that it comes after.

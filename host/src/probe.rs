@@ -277,7 +277,7 @@ fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
     // 4. What the master holds for itself is no business of plugin code: the monitor's sockets and channel, listeners,
     //    other children's pipes.
     let mut keep = vec![channel.as_fd().as_raw_fd()];
-    keep.extend(crate::logging::raw_fd());
+    keep.extend(crate::logging::raw_fds());
     keep.extend(task.runtime_dir.into_iter().flat_map(RuntimeDir::descriptors));
     if let Err(error) = process::close_all_but(&keep) {
         return refuse(channel, &Refusal::new(EXIT_SETTINGS, format!("cannot set up the probe: {error}")));

@@ -136,14 +136,21 @@ impl Runtime {
         // Fresh locks: nobody else has set them.
         let _ = runtime.command.set(command);
         let _ = runtime.wake_master.set(wake_master);
-        if let Some(target) = &runtime.generation.config.accesslog {
-            let config = &runtime.generation.config;
+        let config = &runtime.generation.config;
+        let syslog = config.syslog.as_ref().filter(|syslog| syslog.access);
+        if config.accesslog.is_some() || syslog.is_some() {
             let layout = if config.access_log_json {
                 Layout::Json
             } else {
                 Layout::Text(Format::parse(&config.access_log_format).map_err(|error| error.to_string())?)
             };
-            let log = AccessLog::open(target, layout, None).map_err(|error| error.to_string())?;
+            let mut log = AccessLog::open(config.accesslog.as_ref(), layout, None)
+                .map_err(|error| error.to_string())?;
+            if let Some(syslog) = syslog {
+                log = log
+                    .with_syslog(syslog)
+                    .map_err(|error| format!("cannot open a socket for syslog: {error}"))?;
+            }
             *lock(&runtime.access_log) = Some(log);
         }
         Ok(Box::leak(Box::new(runtime)))

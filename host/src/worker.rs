@@ -88,11 +88,12 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     keep.extend(birth.listeners.iter().map(|listener| listener.fd));
     keep.extend(birth.images.iter().map(|(_, fd)| *fd));
     keep.extend([birth.command.as_fd().as_raw_fd(), birth.wake_master.as_raw_fd()]);
-    keep.extend(logging::raw_fd());
+    keep.extend(logging::raw_fds());
     process::close_all_but(&keep).map_err(|error| system("close_range", &error))?;
     // The log of its own generation: the master changes its own only when this worker is ready. Before privileges go,
     // as the master would; a log that cannot be opened is the master's to report.
     let owner = generation.config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+    logging::set_style(generation.config.log_format, generation.config.syslog.as_ref());
     logging::configure(&generation.config.errorlog, generation.config.loglevel, owner)
         .map_err(|error| boot(error.to_string()))?;
     title::set(&format!("rgunicorn: worker [{}]", generation.config.proc_name));

@@ -495,6 +495,7 @@ impl Arbiter {
         let Some(held) = self.generations.get(&generation) else { return };
         let config = &held.generation.config;
         let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        logging::set_style(config.log_format, config.syslog.as_ref());
         if let Err(error) = logging::configure(&config.errorlog, config.loglevel, owner) {
             log::error!("{error}");
         }
