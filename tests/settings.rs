@@ -256,6 +256,30 @@ settings! {
         assert!(!daemon.heard().iter().any(|line| line.contains(".access: ")), "{:?}", daemon.heard());
     }
 
+    capture_output, "1" => "true or false", |site| {
+        let mut server = site.launch().settings(&[("capture_output", "true")]).start();
+        let worker = server.workers()[0];
+        let streams = |pid: i32| {
+            ["1", "2"].map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).expect("it is open"))
+        };
+        let log = site.join("error.log");
+        assert_eq!(streams(worker), [log.clone(), log.clone()]);
+        assert_eq!(streams(server.pid()), [site.join("stdout"), site.join("stderr")]);
+        // They follow the log when it is rotated.
+        fs::rename(&log, site.join("error.log.1")).expect("the same directory");
+        site.mine("error.log.1");
+        assert_eq!(streams(worker)[0], site.join("error.log.1"));
+        server.signal(Signal::SIGUSR1);
+        wait_for("the new file", || streams(worker) == [log.clone(), log.clone()]);
+        fs::rename(site.join("error.log.1"), &log).expect("the harness goes on with the old one");
+        server.signal(Signal::SIGUSR1);
+        wait_for("the old file", || streams(worker)[1] == log);
+        server.configure(|settings| _ = settings.remove("capture_output"));
+        server.reload_well();
+        assert_eq!(streams(server.workers()[0]), [site.join("stdout"), site.join("stderr")]);
+        server.finish();
+    }
+
     workers, "0" => "a whole number from 1 to 1024, or auto", |site| {
         let mut server = site.launch().workers(3).start();
         assert_eq!(server.wait_workers(3).len(), 3);

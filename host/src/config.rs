@@ -248,6 +248,8 @@ pub struct Config {
     pub errorlog: LogTarget,
     /// How lines of the error log are written.
     pub log_format: LogFormat,
+    /// Whether the workers' standard output and error go to the error log's file.
+    pub capture_output: bool,
     /// The syslog daemon that gets the logs as well.
     pub syslog: Option<Syslog>,
     /// The access log; none if there is none.
@@ -522,6 +524,7 @@ fn resolve(
             Some("json") => LogFormat::Json,
             _ => LogFormat::Text,
         },
+        capture_output: resolver.flag("capture_output"),
         syslog: resolver.syslog()?,
         accesslog: resolver.log_target("accesslog"),
         access_log_format,

@@ -171,6 +171,17 @@ pub fn set_style(format: LogFormat, syslog: Option<&Syslog>) {
     log::error!("cannot open a socket for syslog: {why}; its daemon gets no lines until the next reload");
 }
 
+/// Worker: standard output and error go to the log's file from now on, also after it was reopened. Nothing happens
+/// while the log is standard error itself.
+///
+/// # Errors
+/// None expected: dup2(2) of an open descriptor.
+pub fn capture_output() -> io::Result<()> {
+    let mut state = ERROR_LOG.lock();
+    state.captures = true;
+    state.redirect()
+}
+
 /// Changes the level, in this process.
 pub fn set_level(level: LogLevel) {
     ERROR_LOG.only_critical.store(level == LogLevel::Critical, Ordering::Relaxed);
@@ -243,11 +254,24 @@ struct State {
     target: LogTarget,
     owner: Option<(u32, u32)>,
     syslog: Option<Sender>,
+    /// Whether standard output and error follow the file.
+    captures: bool,
+}
+
+impl State {
+    fn redirect(&self) -> io::Result<()> {
+        if let (true, LogTarget::File(_), Some(sink)) = (self.captures, &self.target, &self.sink) {
+            nix::unistd::dup2_stdout(sink)?;
+            nix::unistd::dup2_stderr(sink)?;
+        }
+        Ok(())
+    }
 }
 
 impl ErrorLog {
     const fn new() -> Self {
-        let state = State { sink: None, target: LogTarget::Standard, owner: None, syslog: None };
+        let state =
+            State { sink: None, target: LogTarget::Standard, owner: None, syslog: None, captures: false };
         Self {
             state: Mutex::new(state),
             dropped: AtomicU64::new(0),
@@ -273,6 +297,8 @@ impl ErrorLog {
         let mut state = self.lock();
         if state.target != LogTarget::Standard {
             state.sink = Some(Sink::open(&state.target, io::stderr().as_fd(), state.owner)?);
+            // What dup2(2) refuses goes on to the old file.
+            let _ = state.redirect();
         }
         Ok(())
     }

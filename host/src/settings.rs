@@ -850,6 +850,15 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         "Logging",
+        "capture_output",
+        &["capture-output"],
+        Kind::Flag,
+        Some("false"),
+        "Send what the workers write to standard output and error to the file of the error log, as it is. Nothing changes \
+         while errorlog is '-'.",
+    ),
+    setting(
+        "Logging",
         "syslog",
         &["log-syslog"],
         Kind::Flag,

@@ -96,6 +96,9 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     logging::set_style(generation.config.log_format, generation.config.syslog.as_ref());
     logging::configure(&generation.config.errorlog, generation.config.loglevel, owner)
         .map_err(|error| boot(error.to_string()))?;
+    if generation.config.capture_output {
+        logging::capture_output().map_err(|error| system("dup2", &error))?;
+    }
     title::set(&format!("rgunicorn: worker [{}]", generation.config.proc_name));
     log::info!("Booting worker with pid: {}", std::process::id());
     // 2. Signals are still blocked by the fork. Handlers before they are unblocked, or the first TERM kills.

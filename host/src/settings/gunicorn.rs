@@ -106,7 +106,6 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("root_path", Adapted("`mount`: the prefix under which an application stands, and which it is told.")),
     ("limit_request_fields", Adapted("At least 1: Gunicorn takes 0 for the most there can be, 32768.")),
     ("loglevel", Adapted("One level more, `trace`. `warning` is Gunicorn's, `warn` is not known.")),
-    ("capture_output", Planned("Standard output and error of the workers into the error log.")),
     ("logger_class", NotApplicable("It names a Python class.")),
     ("logconfig", DICTIONARY),
     ("logconfig_dict", DICTIONARY),
