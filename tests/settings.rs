@@ -5,16 +5,24 @@
 //! would get wrong: `--print-config` proves nothing here. It shows what was read, not what is done.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
+use std::time::Instant;
 
-use harness::{DEADLINE, Settings, Signal, Site, programs, wait_for};
+use harness::{
+    Address, Connection, DEADLINE, Pace, Response, Server, Settings, Signal, Site, process, programs,
+    wait_for,
+};
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::{Pid, geteuid};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::{Pid, User, geteuid};
 
 /// A site with the test application.
 fn site(name: &str) -> Site {
@@ -28,9 +36,56 @@ fn refuses(name: &str, value: &str, sentence: &str) {
     let site = site(name);
     let ended = site.launch().with(|settings| _ = settings.raw(name, value)).start_in_vain();
     assert!(!ended.status.success(), "{name} = {value} was accepted");
-    assert!(ended.stderr.contains(name), "{name} is not named: {}", ended.stderr);
+    let names = [name.to_owned(), name.replace('_', " ")];
+    assert!(names.iter().any(|name| ended.stderr.contains(name)), "{name} is not named: {}", ended.stderr);
     assert!(ended.stderr.contains(sentence), "{sentence:?} is not said: {}", ended.stderr);
     assert_eq!(ended.stderr.trim_end().lines().count(), 1, "{}", ended.stderr);
+}
+
+/// The answer to octets that are sent as they are.
+#[track_caller]
+fn ask(server: &Server<'_>, octets: &str) -> Response {
+    let heard = server.address().converse(octets.as_bytes(), Pace::Whole).expect("it listens");
+    heard.response("GET").unwrap_or_else(|failure| panic!("{octets:?}: {failure}"))
+}
+
+/// A request that is answered 200, and is refused once the setting has this value.
+#[track_caller]
+fn changes(site: &Site, name: &str, value: &str, request: &str) {
+    let mut server = site.launch().start();
+    assert_eq!(ask(&server, request).status, 200, "before");
+    server.configure(|settings| _ = settings.raw(name, value));
+    server.reload_well();
+    assert!(matches!(ask(&server, request).status, 400..500), "with {name} = {value}");
+    server.finish();
+}
+
+/// A request that is refused, and is answered 200 with this flag.
+#[track_caller]
+fn allows(site: &Site, name: &str, request: &str) {
+    let mut server = site.launch().start();
+    assert!(matches!(ask(&server, request).status, 400..600), "before");
+    server.configure(|settings| _ = settings.raw(name, "true"));
+    server.reload_well();
+    assert_eq!(ask(&server, request).status, 200, "with {name}");
+    server.finish();
+}
+
+/// As many connections as the queue of a Unix socket takes.
+fn queued(path: &Path) -> Vec<OwnedFd> {
+    let address = UnixAddr::new(path).expect("a short path");
+    let mut queued = Vec::new();
+    loop {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
+        match connect(socket.as_raw_fd(), &address) {
+            Ok(()) => queued.push(socket),
+            Err(errno) => {
+                assert_eq!(errno, Errno::EAGAIN, "the queue is full");
+                return queued;
+            }
+        }
+    }
 }
 
 /// The command line that /proc shows for a process.
@@ -100,10 +155,414 @@ macro_rules! settings {
                 refuses(stringify!($name), $bad, $sentence);
             }
         })*
+
+        /// The settings with an entry.
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
+/// Settings that another file tries: its name, the test, a bad value and what is said of it.
+const ELSEWHERE: &[(&str, &str, &str, &str, &str)] = &[
+    ("worker_options", "elsewhere.rs", "options_of_a_class_at_a_reload", "1", "a table of names and values"),
+    (
+        "threads",
+        "concurrency.rs",
+        "as_many_run_at_once_as_there_are_threads",
+        "0",
+        "a whole number from 1 to 4096",
+    ),
+    (
+        "max_requests",
+        "supervise.rs",
+        "max_requests_replaces_workers_and_loses_nothing",
+        "-1",
+        "a whole number",
+    ),
+    (
+        "timeout",
+        "supervise.rs",
+        "a_hanging_worker_is_ended_and_the_log_says_what_it_did",
+        "-1",
+        "a number of seconds",
+    ),
+    (
+        "graceful_timeout",
+        "supervise.rs",
+        "term_waits_no_longer_than_the_graceful_timeout",
+        "-1",
+        "a number of seconds",
+    ),
+    (
+        "keepalive",
+        "keep_alive.rs",
+        "an_idle_connection_is_closed_without_a_word",
+        "-1",
+        "a number of seconds",
+    ),
+    ("request_timeout", "request_timeout.rs", "an_answer_that_has_begun_is_cut", "-1", "a number of seconds"),
+    (
+        "forwarded_allow_ips",
+        "proxy.rs",
+        "a_proxy_is_believed_by_its_address",
+        r#""here""#,
+        "'here' is no address",
+    ),
+    ("proxy_protocol", "proxy.rs", "each_mode_takes_its_own_version", r#""v3""#, "one of off, v1, v2, auto"),
+    ("proxy_allow_ips", "proxy.rs", "any_other_peer_is_answered_403", r#""10.0.0.1/8""#, "10.0.0.0/8"),
+    (
+        "access_log_format",
+        "access_log.rs",
+        "what_cannot_be_parsed_has_a_line",
+        r#""%(z)s""#,
+        "no atom '%(z)s'",
+    ),
+    ("access_log_json", "access_log.rs", "json_has_a_line_for_each_request", "1", "true or false"),
+];
+
+#[test]
+fn every_setting_has_an_entry_here_or_is_tried_elsewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("../docs/SETTINGS.md")).expect("it is generated");
+    let (ours, _) = page.split_once("\n## Gunicorn's settings").expect("the comparison comes last");
+    let names: BTreeSet<&str> =
+        ours.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(names.len() > 60, "docs/SETTINGS.md is not read any more: {names:?}");
+    let tried: BTreeSet<&str> =
+        TESTED.iter().copied().chain(ELSEWHERE.iter().map(|(name, ..)| *name)).collect();
+    assert_eq!(tried, names, "an entry for each setting, and none for what is no setting");
+    for (name, file, test, ..) in ELSEWHERE {
+        let code = fs::read_to_string(root.join(file)).expect("a test file");
+        assert!(code.contains(&format!("fn {test}()")), "{name}: there is no {test} in {file}");
+    }
+}
+
+#[test]
+fn settings_that_are_tried_elsewhere_refuse_bad_values() {
+    for (name, _, _, value, sentence) in ELSEWHERE {
+        refuses(name, value, sentence);
+    }
+}
+
 settings! {
+    application, r#""none.so""# => "cannot find the application 'none.so'", |site| {
+        site.install(programs().inspect(2), "other.so");
+        let mut server = site.launch().start();
+        assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
+        server.configure(|settings| _ = settings.text("application", "other.so"));
+        server.reload_well();
+        assert_eq!(server.text("/version"), "INSPECT-VERSION:2");
+        server.finish();
+    }
+
+    mount, r#"["two=app.so"]"# => "must have a prefix that begins with '/'", |site| {
+        let launch = site.launch().with(|settings| _ = settings.remove("application"));
+        let server = launch.with(|settings| _ = settings.list("mount", &["/two=app.so"])).start();
+        assert_eq!((server.get("/two/x").status, server.get("/other").status), (200, 404));
+        server.finish();
+    }
+
+    plugin_path, "1" => "a path or a list of paths", |site| {
+        let directory = site.directory("lib");
+        fs::copy(site.join("app.so"), directory.join("libshop.so")).expect("a copy");
+        site.mine("lib/libshop.so");
+        let launch = site.launch().with(|settings| _ = settings.text("application", "shop"));
+        let server = launch.with(|settings| _ = settings.list("plugin_path", &["lib"])).start();
+        assert_eq!(server.get("/version").status, 200);
+        server.finish();
+    }
+
+    chdir, r#""nowhere""# => "nowhere", |site| {
+        let directory = site.directory("home");
+        let application = site.join("app.so").display().to_string();
+        let launch = site.launch().with(|settings| _ = settings.text("application", &application));
+        let server = launch.with(|settings| _ = settings.text("chdir", "home")).start();
+        assert_eq!(fs::read_link(format!("/proc/{}/cwd", server.workers()[0])).expect("it lives"), directory);
+        server.finish();
+    }
+
+    raw_env, r#"["SHOP"]"# => "must be KEY=VALUE", |site| {
+        let server = site.launch().with(|settings| _ = settings.list("raw_env", &["SHOP=open"])).start();
+        assert_eq!(server.text("/env?name=SHOP"), "open");
+        server.finish();
+    }
+
+    config, r#""x""# => "cannot stand in a file", |site| {
+        site.write("other.toml", "application = \"app.so\"\nbind = \"127.0.0.1:0\"\nraw_env = [\"FROM=other\"]\n");
+        let server = site.launch().args(&["--config", "other.toml"]).start();
+        assert_eq!(server.text("/env?name=FROM"), "other");
+        server.finish();
+    }
+
+    check_config, "true" => "cannot stand in a file", |site| {
+        let ended = site.launch().args(&["--check-config"]).start_in_vain();
+        assert!(ended.status.success(), "{}", ended.stderr);
+        let broken = site.launch().with(|settings| _ = settings.init("fail"));
+        let ended = broken.args(&["--check-config"]).start_in_vain();
+        assert_eq!(ended.status.code(), Some(4), "{}", ended.stderr);
+        assert!(!site.read("error.log").contains("Listening at"));
+    }
+
+    print_config, "true" => "cannot stand in a file", |site| {
+        let ended = site.launch().workers(7).args(&["--print-config"]).start_in_vain();
+        assert!(ended.status.success(), "{}", ended.stderr);
+        let printed = site.read("stdout");
+        assert!(printed.contains("\nworkers = 7\n"), "{printed}");
+        // It says the same when it is read again.
+        site.write("printed.toml", &printed);
+        let again = site.launch().args(&["--config", "printed.toml", "--print-config"]).start_in_vain();
+        assert!(again.status.success(), "{}", again.stderr);
+        assert_eq!(site.read("stdout"), printed);
+    }
+
+    bind, r#"["127.0.0.1:99999"]"# => "is no address", |site| {
+        let mut server = site.launch().everywhere().start();
+        for address in server.addresses() {
+            assert_eq!(address.get("/version").expect("it listens").status, 200);
+        }
+        server.configure(|settings| _ = settings.list("bind", &["unix:other.sock"]));
+        server.reload_well();
+        let other = Address::Unix(site.join("other.sock"));
+        assert_eq!(other.get("/version").expect("it listens").status, 200);
+        server.finish();
+    }
+
+    backlog, "0" => "a whole number from 1 to ", |site| {
+        let launch = site.launch().settings(&[("backlog", "3")]);
+        let mut server = launch.with(|settings| _ = settings.list("bind", &["unix:server.sock"])).start();
+        for backlog in [3, 5] {
+            server.configure(|settings| _ = settings.raw("backlog", &backlog.to_string()));
+            server.reload_well();
+            let worker = server.workers()[0];
+            process::send(worker, Signal::SIGSTOP);
+            wait_for("the worker to stand still", || status(worker, "State").starts_with('T'));
+            let queued = queued(&site.join("server.sock"));
+            process::send(worker, Signal::SIGCONT);
+            // unix(7): one more than was asked for.
+            assert_eq!(queued.len(), backlog + 1);
+        }
+        server.finish();
+    }
+
+    worker_class, r#""none""# => "cannot find the worker class 'none'", |site| {
+        let server = site.launch().with(|settings| _ = settings.text("worker_class", "poll")).start();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", server.workers()[0])).expect("it lives");
+        assert!(maps.contains("libpoll.so") && !maps.contains("libsync.so"), "{maps}");
+        server.finish();
+    }
+
+    worker_connections, "0" => "a whole number from 1 to ", |site| {
+        let settings = [("worker_class", "\"poll\""), ("threads", "4"), ("worker_connections", "1"), ("keepalive", "0")];
+        let server = site.launch().settings(&settings).start();
+        let begin = Instant::now();
+        let mut connections: Vec<Connection> = (0..4)
+            .map(|_| {
+                let mut connection = Connection::open(server.address()).expect("the queue has room");
+                connection.send_get("/sleep?ms=100").expect("the kernel takes it");
+                connection
+            })
+            .collect();
+        for connection in &mut connections {
+            assert_eq!(connection.read_response().expect("an answer").text(), "slept");
+        }
+        assert!(begin.elapsed().as_millis() >= 400, "one after the other, although there are four threads");
+        server.finish();
+    }
+
+    max_requests_jitter, "-1" => "a whole number, 0 or more", |site| {
+        // With this much of it, one request more replaces the worker once in a million runs.
+        let settings = [("max_requests", "1"), ("max_requests_jitter", "1000000")];
+        let mut server = site.launch().settings(&settings).start();
+        let worker = server.workers()[0].to_string();
+        for _ in 0..3 {
+            assert_eq!(server.text("/pid"), worker);
+        }
+        server.configure(|settings| _ = settings.remove("max_requests_jitter"));
+        server.reload_well();
+        let worker = server.text("/pid");
+        server.wait_gone(worker.parse().expect("a number"));
+        server.finish();
+    }
+
+    boot_timeout, r#""soon""# => "a number of seconds", |site| {
+        let launch = site.launch().settings(&[("boot_timeout", "0.3")]);
+        let ended = launch.with(|settings| _ = settings.init("hang")).start_in_vain();
+        assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+        assert!(ended.stderr.contains("could not be tried within boot_timeout"), "{}", ended.stderr);
+    }
+
+    head_timeout, "-1" => "a number of seconds", |site| {
+        let server = site.launch().settings(&[("head_timeout", "0.3")]).start();
+        assert_eq!(ask(&server, "GET / HTTP/1.1\r\nHo").status, 408);
+        server.finish();
+    }
+
+    body_timeout, "true" => "a number of seconds", |site| {
+        let server = site.launch().settings(&[("body_timeout", "0.3")]).start();
+        assert_eq!(ask(&server, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf").status, 408);
+        server.finish();
+    }
+
+    write_timeout, r#""1s""# => "a number of seconds", |site| {
+        let settings = [("write_timeout", "0.3"), ("accesslog", "\"access.log\"")];
+        let server = site.launch().settings(&settings).start();
+        let mut connection = Connection::open(server.address()).expect("it listens");
+        connection.send_get("/large?bytes=100000000").expect("it reads");
+        // Nothing is read here, and the worker goes on all the same.
+        wait_for("the end of the answer", || site.read("access.log").contains("/large"));
+        assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
+        server.finish();
+    }
+
+    limit_request_line, "-1" => "a whole number from 0 to ", |site| {
+        changes(&site, "limit_request_line", "40", &format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(40)));
+    }
+
+    limit_request_fields, "0" => "a whole number from 1 to ", |site| {
+        changes(&site, "limit_request_fields", "2", "GET / HTTP/1.1\r\nHost: a\r\nB: b\r\nC: c\r\n\r\n");
+    }
+
+    limit_request_field_size, "1.5" => "a whole number from 0 to ", |site| {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nB: {}\r\n\r\n", "b".repeat(40));
+        changes(&site, "limit_request_field_size", "40", &request);
+    }
+
+    limit_request_head, "255" => "a whole number from 256 to ", |site| {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nB: {}\r\n\r\n", "b".repeat(256));
+        changes(&site, "limit_request_head", "256", &request);
+    }
+
+    limit_request_body, r#""1k""# => "a whole number, 0 or more", |site| {
+        changes(&site, "limit_request_body", "3", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    }
+
+    secure_scheme_headers, r#"{ "X:Y" = "on" }"# => "X:Y", |site| {
+        let settings = [("secure_scheme_headers", r#"{ "X-SSL" = "on", "X-SCHEME" = "https" }"#)];
+        let server = site.launch().settings(&settings).start();
+        // They disagree, which only a field that means the scheme can.
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Ssl: on\r\nX-Scheme: http\r\n\r\n";
+        assert_eq!(ask(&server, request).status, 400);
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n\r\n";
+        assert_eq!(ask(&server, request).status, 200, "the default is replaced as a whole");
+        server.finish();
+    }
+
+    forwarder_headers, r#""A:B""# => "'A:B' is no name of a header field", |site| {
+        let mut server = site.launch().start();
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nRemote_User: jo\r\n\r\n";
+        assert!(!ask(&server, request).text().to_lowercase().contains("remote_user"));
+        server.configure(|settings| _ = settings.text("forwarder_headers", "REMOTE_USER"));
+        server.reload_well();
+        assert!(ask(&server, request).text().to_lowercase().contains("remote_user"));
+        server.finish();
+    }
+
+    header_map, r#""keep""# => "one of drop, refuse, dangerous", |site| {
+        changes(&site, "header_map", "\"refuse\"", "GET / HTTP/1.1\r\nHost: a\r\nB_C: d\r\n\r\n");
+    }
+
+    permit_obsolete_folding, r#""yes""# => "true or false", |site| {
+        allows(&site, "permit_obsolete_folding", "GET / HTTP/1.1\r\nHost: a\r\nB: c\r\n d\r\n\r\n");
+    }
+
+    strip_header_spaces, r#""yes""# => "true or false", |site| {
+        allows(&site, "strip_header_spaces", "GET / HTTP/1.1\r\nHost: a\r\nB : c\r\n\r\n");
+    }
+
+    permit_unconventional_http_method, r#""yes""# => "true or false", |site| {
+        allows(&site, "permit_unconventional_http_method", "get / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+
+    permit_unconventional_http_version, r#""yes""# => "true or false", |site| {
+        allows(&site, "permit_unconventional_http_version", "GET / HTTP/1.2\r\nHost: a\r\n\r\n");
+    }
+
+    casefold_http_method, r#""yes""# => "true or false", |site| {
+        let settings = [("permit_unconventional_http_method", "true"), ("casefold_http_method", "true")];
+        let server = site.launch().settings(&settings).start();
+        let seen = ask(&server, "get / HTTP/1.1\r\nHost: a\r\n\r\n").text();
+        assert!(seen.contains(r#""method":"GET""#), "{seen}");
+        server.finish();
+    }
+
+    loglevel, r#""loud""# => "one of trace, debug, info", |site| {
+        let mut server = site.launch().start();
+        let debug = |server: &Server<'_>| server.lines().iter().filter(|line| line.level == "DEBUG").count();
+        assert_eq!(debug(&server), 0);
+        server.configure(|settings| _ = settings.text("loglevel", "debug"));
+        server.reload_well();
+        wait_for("a line at debug", || debug(&server) > 0);
+        server.finish();
+    }
+
+    errorlog, "1" => "a path", |site| {
+        let log = "second.log";
+        site.mine(log);
+        let launch = site.launch().args(&["--error-logfile", log]);
+        let (ended, _) = launch.start_and_stop(Signal::SIGTERM, |_| site.read(log).contains("Using worker: sync"));
+        assert!(ended.status.success(), "{}", ended.stderr);
+        assert!(site.read(log).contains("Shutting down: Master"));
+        assert_eq!(site.read("error.log"), "");
+    }
+
+    accesslog, r#""nowhere/access.log""# => "nowhere/access.log", |site| {
+        let mut server = site.launch().start();
+        server.configure(|settings| _ = settings.text("accesslog", "access.log"));
+        server.reload_well();
+        assert_eq!(server.get("/version").status, 200);
+        wait_for("the line", || site.read("access.log").contains("\"GET /version HTTP/1.1\" 200 "));
+        server.configure(|settings| _ = settings.text("accesslog", "-"));
+        server.reload_well();
+        assert_eq!(server.get("/pid").status, 200);
+        wait_for("the line", || site.read("stdout").contains("\"GET /pid HTTP/1.1\" 200 "));
+        server.finish();
+    }
+
+    pidfile, "1" => "a path", |site| {
+        let server = site.launch().pidfile().start();
+        assert_eq!(site.read("pid").trim_end(), server.pid().to_string());
+        server.finish();
+        assert!(!site.join("pid").exists());
+    }
+
+    user, r#""no-such-user""# => "there is no such user", |site| {
+        if geteuid().is_root() {
+            let server = site.launch().with(|settings| _ = settings.text("user", "nobody")).start();
+            let uid = User::from_name("nobody").expect("users can be read").expect("there is a nobody").uid;
+            let uids = status(server.workers()[0], "Uid");
+            assert_eq!(uids.split_whitespace().collect::<Vec<_>>(), vec![uid.to_string(); 4]);
+            server.finish();
+        }
+    }
+
+    group, r#""no-such-group""# => "there is no such group", |site| {
+        if geteuid().is_root() {
+            let server = site.launch().settings(&[("group", "\"4711\"")]).start();
+            let gids = status(server.workers()[0], "Gid");
+            assert_eq!(gids.split_whitespace().collect::<Vec<_>>(), ["4711"; 4]);
+            server.finish();
+        }
+    }
+
+    umask, "22" => "octal", |site| {
+        let launch = site.launch().settings(&[("umask", "0o027")]);
+        let server = launch.with(|settings| _ = settings.list("bind", &["unix:server.sock"])).start();
+        assert_eq!(status(server.workers()[0], "Umask"), "0027");
+        let mode = fs::metadata(site.join("server.sock")).expect("it listens there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o750);
+        server.finish();
+    }
+
+    runtime_dir, "1" => "a path", |site| {
+        let directory = site.directory("run");
+        let server = site.launch().with(|settings| _ = settings.text("runtime_dir", "run")).start();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", server.workers()[0])).expect("it lives");
+        let libraries = maps.lines().filter(|line| line.ends_with("app.so"));
+        let elsewhere: Vec<&str> =
+            libraries.filter(|line| !line.contains(&directory.display().to_string())).collect();
+        assert!(elsewhere.is_empty() && maps.contains("/run/"), "{elsewhere:?}");
+        server.finish();
+    }
+
     proc_name, r#""a\u0007b""# => "control character", |site| {
         let long = "n".repeat(300);
         let server = site.launch().with(|settings| _ = settings.text("proc_name", &long)).start();
