@@ -312,6 +312,11 @@ settings! {
         let again = site.launch().args(&["--config", "printed.toml", "--print-config"]).start_in_vain();
         assert!(again.status.success(), "{}", again.stderr);
         assert_eq!(site.read("stdout"), printed);
+        let json = site.launch().workers(7).args(&["--print-config=json"]).start_in_vain();
+        assert!(json.status.success(), "{}", json.stderr);
+        let json: serde_json::Value = serde_json::from_str(&site.read("stdout")).expect("an object");
+        assert_eq!((&json["workers"], &json["timeout"]), (&7.into(), &30.0.into()));
+        assert!(json["pidfile"].is_null() && json["bind"].is_array(), "{json}");
     }
 
     bind, r#"["127.0.0.1:99999"]"# => "is no address", |site| {
@@ -793,6 +798,23 @@ fn queue_is_full(daemon: &Daemon) -> bool {
     let probe = UnixDatagram::unbound().expect("a socket");
     probe.set_nonblocking(true).expect("a flag");
     probe.send_to(b"x", &daemon.path).is_err()
+}
+
+#[test]
+fn help_shows_the_options_of_the_class_that_is_named() {
+    let site = site("help");
+    site.install(programs().fixture("minimal_class"), "minimal.so");
+    for (class, expected) in [
+        ("./minimal.so", "--worker-option greeting=<TEXT>"),
+        ("sync", "Options of the worker class sync ("),
+        ("./app.so", "Options of the worker class"),
+        ("none", "cannot find the worker class 'none'"),
+    ] {
+        let ended = site.launch().args(&["-k", class, "--help"]).start_in_vain();
+        assert!(ended.status.success(), "{}", ended.stderr);
+        let help = site.read("stdout");
+        assert!(help.contains("--worker-class") && help.contains(expected), "{help}");
+    }
 }
 
 #[test]

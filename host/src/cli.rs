@@ -32,13 +32,27 @@ pub enum Invocation {
     /// Load the configuration, say whether it is sound, exit.
     CheckConfig(Values),
     /// Load the configuration, print it, exit.
-    PrintConfig(Values),
+    PrintConfig(Values, PrintFormat),
     /// Ask a running server.
     Control(crate::ctl::Request),
     /// Print this help text, exit 0.
-    Help(String),
+    Help {
+        /// About the settings.
+        text: String,
+        /// What else was typed, as far as it could be understood: a worker class has options of its own.
+        values: Values,
+    },
     /// Print this version text, exit 0.
     Version(String),
+}
+
+/// How a configuration is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrintFormat {
+    /// As a file that says the same.
+    Toml,
+    /// As one object.
+    Json,
 }
 
 /// Typed values by setting name, each with where it came from.
@@ -152,7 +166,8 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
         && first == CONTROL
     {
         let request = crate::ctl::parse(rest)?;
-        return Ok(request.map_or_else(|| Invocation::Help(crate::ctl::HELP.to_owned()), Invocation::Control));
+        let help = || Invocation::Help { text: crate::ctl::HELP.to_owned(), values: Values::default() };
+        return Ok(request.map_or_else(help, Invocation::Control));
     }
     if let Some(first) = words.first()
         && SUBCOMMANDS.contains(&first.as_str())
@@ -165,18 +180,43 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
     let matches = match command(Audience::Operator).try_get_matches_from(&words) {
         Ok(matches) => matches,
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp => return Ok(Invocation::Help(error.render().to_string())),
+            ErrorKind::DisplayHelp => {
+                let text = error.render().to_string();
+                return Ok(Invocation::Help { text, values: beside_help(&words) });
+            }
             ErrorKind::DisplayVersion => return Ok(Invocation::Version(error.render().to_string())),
             _ => return Err(usage_error(&error, &Origin::CommandLine)),
         },
     };
     let values = collect(&matches, &Origin::CommandLine)?;
-    if matches.get_flag("print_config") {
-        Ok(Invocation::PrintConfig(values))
+    let print = matches.get_one::<String>("print_config").map_or(Ok(None), |word| print_format(word))?;
+    if let Some(format) = print {
+        Ok(Invocation::PrintConfig(values, format))
     } else if matches.get_flag("check_config") {
         Ok(Invocation::CheckConfig(values))
     } else {
         Ok(Invocation::Serve(values))
+    }
+}
+
+/// The values that were typed beside `--help`; none if they cannot be understood, for who asks for help may be wrong.
+fn beside_help(words: &[String]) -> Values {
+    let others = words.iter().filter(|word| !["-h", "--help"].contains(&word.as_str()));
+    let matches = command(Audience::Operator).try_get_matches_from(others);
+    matches.ok().and_then(|matches| collect(&matches, &Origin::CommandLine).ok()).unwrap_or_default()
+}
+
+/// None for `off`.
+fn print_format(word: &str) -> Result<Option<PrintFormat>, CliError> {
+    let parsed =
+        SETTINGS.iter().find(|setting| setting.name == "print_config").map(|setting| setting.parse(word));
+    match parsed {
+        Some(Ok(Value::Text(format))) if format == "json" => Ok(Some(PrintFormat::Json)),
+        Some(Ok(Value::Text(format))) if format == "toml" => Ok(Some(PrintFormat::Toml)),
+        Some(Err(why)) => {
+            Err(CliError::Value(format!("cannot use --print-config '{word}' on the command line: it {why}")))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -236,7 +276,9 @@ fn command(audience: Audience) -> Command {
 
 fn argument(setting: &'static Setting) -> Arg {
     let help = match setting.default {
-        Some(default) if setting.kind != Kind::Flag => format!("{} [default: {default}]", setting.help),
+        Some(default) if setting.kind != Kind::Flag || default == "true" => {
+            format!("{} [default: {default}]", setting.help)
+        }
         _ => setting.help.to_owned(),
     };
     let mut argument = Arg::new(setting.name)
@@ -248,7 +290,9 @@ fn argument(setting: &'static Setting) -> Arg {
             _ => ArgAction::Set,
         });
     if let Kind::ChoiceOrFlag(_) = setting.kind {
-        argument = argument.num_args(0..=1).default_missing_value("true");
+        // As Gunicorn takes it. What is on the command line only never took a word there: the application follows.
+        let equals = setting.place == Place::CommandLine;
+        argument = argument.num_args(0..=1).require_equals(equals).default_missing_value("true");
     }
     if setting.kind == Kind::Flag && setting.place != Place::CommandLine {
         // With an equals sign only: the word behind the bare flag is the application.
@@ -475,9 +519,20 @@ mod tests {
 
     #[test]
     fn tells_what_was_asked() {
-        assert!(matches!(parse_line(&["--print-config"]), Ok(Invocation::PrintConfig(_))));
+        for (line, expected) in [
+            (&["--print-config", "app.so"][..], PrintFormat::Toml),
+            (&["--print-config=json"], PrintFormat::Json),
+        ] {
+            let Ok(Invocation::PrintConfig(_, format)) = parse_line(line) else { panic!("{line:?}") };
+            assert_eq!(format, expected, "{line:?}");
+        }
+        assert!(parse_line(&["--print-config=xml"]).unwrap_err().to_string().contains("off, json, toml"));
         assert!(matches!(parse_line(&["--check-config"]), Ok(Invocation::CheckConfig(_))));
-        let Ok(Invocation::Help(help)) = parse_line(&["-h"]) else { panic!("no help") };
+        let Ok(Invocation::Help { text: help, values }) = parse_line(&["-h", "-k", "x.so"]) else {
+            panic!("no help")
+        };
+        assert_eq!(text(&values, "worker_class"), "x.so");
+        assert!(matches!(parse_line(&["-h", "--zzz"]), Ok(Invocation::Help { .. })));
         for setting in SETTINGS {
             for flag in setting.flags {
                 assert!(help.contains(&format!("--{flag}")), "--{flag} is not in the help");

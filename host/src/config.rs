@@ -301,6 +301,22 @@ impl Config {
             .collect()
     }
 
+    /// Writes the configuration as one JSON object: settings by name, unset ones null; applications' tables in `app`.
+    ///
+    /// # Errors
+    /// Those of `writer`.
+    pub fn print_json(&self, writer: &mut dyn Write) -> io::Result<()> {
+        let settings = SETTINGS.iter().filter(|setting| setting.place == Place::Anywhere);
+        let mut all: serde_json::Map<String, serde_json::Value> = settings
+            .map(|setting| {
+                (setting.name.to_owned(), self.settings.get(setting.name).map_or(().into(), json_value))
+            })
+            .collect();
+        all.insert("app".to_owned(), serde_json::json!(self.application_settings));
+        serde_json::to_writer_pretty(&mut *writer, &all)?;
+        writeln!(writer)
+    }
+
     /// Writes the configuration as TOML that says the same when it is read again: settings sorted by name, one a
     /// line, unset ones as comments; then the tables.
     ///
@@ -332,6 +348,19 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// A value as JSON has it: numbers and flags as such, seconds as a number, a mode as its text.
+fn json_value(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Integer(number) => (*number).into(),
+        Value::Seconds(time) => time.as_secs_f64().into(),
+        Value::Flag(flag) => (*flag).into(),
+        Value::Mode(_) => value.to_text().into(),
+        Value::Text(text) => text.clone().into(),
+        Value::List(list) => list.clone().into(),
+        Value::Options(options) => serde_json::json!(options),
     }
 }
 
@@ -406,6 +435,23 @@ fn read_file(
             Err(settings_error(&format!("cannot read {}", path.display()), &why))
         }
     }
+}
+
+/// The worker class that the words name, found; no file is read for it. Not for the master: see [`Config::load`].
+///
+/// # Errors
+/// It cannot be found.
+pub fn find_worker_class(sources: &Sources) -> Result<PluginRef, ConfigError> {
+    let mut values = defaults(sources)?;
+    values.overlay(command_args(sources)?);
+    values.overlay(sources.argv.clone());
+    let mut resolver = Resolver { values: &values, directory: sources.directory.clone() };
+    resolver.directory = resolver.chdir()?;
+    let path = resolver.plugin_directories(sources);
+    let search = PluginSearch { directory: &resolver.directory, path: &path };
+    search
+        .worker_class(&resolver.text("worker_class").unwrap_or_default(), resolver.integer("threads"))
+        .map_err(ConfigError::WorkerClass)
 }
 
 fn defaults(sources: &Sources) -> Result<Values, ConfigError> {

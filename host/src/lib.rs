@@ -14,6 +14,7 @@ pub mod access_log;
 pub mod arbiter;
 pub mod balance;
 pub mod check;
+pub mod class_help;
 pub mod cli;
 pub mod config;
 pub mod ctl;

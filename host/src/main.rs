@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use rgunicorn::cli::{self, Invocation};
+use rgunicorn::cli::{self, Invocation, PrintFormat};
 use rgunicorn::config::{Config, Sources};
 use rgunicorn::daemon;
 use rgunicorn::error::StartError;
@@ -31,12 +31,22 @@ fn main() -> ExitCode {
 
 fn run(mask: &signal::Mask) -> Result<(), StartError> {
     match cli::parse(std::env::args_os())? {
-        Invocation::Help(text) | Invocation::Version(text) => print(text.as_bytes()),
-        Invocation::PrintConfig(values) => {
+        Invocation::Version(text) => print(text.as_bytes()),
+        Invocation::Help { text, values } if values.get("worker_class").is_none() => print(text.as_bytes()),
+        Invocation::Help { text, values } => {
+            unblock(mask)?;
+            let options = rgunicorn::class_help::options(&Sources::capture(values)?);
+            print(format!("{text}\n{options}").as_bytes())
+        }
+        Invocation::PrintConfig(values, format) => {
             unblock(mask)?;
             let mut text = Vec::new();
             let config = Config::load(&Sources::capture(values)?)?;
-            config.print(&mut text).map_err(|error| StartError::new(1, error.to_string()))?;
+            match format {
+                PrintFormat::Toml => config.print(&mut text),
+                PrintFormat::Json => config.print_json(&mut text),
+            }
+            .map_err(|error| StartError::new(1, error.to_string()))?;
             print(&text)
         }
         Invocation::CheckConfig(values) => rgunicorn::check::check(&Sources::capture(values)?, mask),

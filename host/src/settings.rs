@@ -473,9 +473,10 @@ pub static SETTINGS: &[Setting] = &[
         "Configuration",
         "print_config",
         &["print-config"],
-        Kind::Flag,
-        Some("false"),
-        "Print the configuration that all sources together make, as TOML, and exit.",
+        Kind::ChoiceOrFlag(&["off", "json", "toml"]),
+        Some("off"),
+        "Print the configuration that all sources together make, as TOML that can be read again or with \
+         --print-config=json as JSON, and exit.",
     )
     .place(Place::CommandLine),
     setting(
