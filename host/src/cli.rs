@@ -231,6 +231,11 @@ pub fn parse_words(words: &[String], origin: &Origin) -> Result<Values, CliError
     collect(&matches, origin)
 }
 
+/// The command line as data, for what is made from it: shell completions and the manual page.
+pub fn description() -> Command {
+    command(Audience::Operator).no_binary_name(false)
+}
+
 /// Who writes the words: it decides which options there are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Audience {

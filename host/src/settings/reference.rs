@@ -8,7 +8,9 @@ use super::{Kind, OnReload, Place, SETTINGS, Setting, gunicorn};
 const OPENING: &str = "\
 # Settings
 
-This page is written from the table in `host/src/settings.rs`; `rgunicorn --help` shows the same.
+This page is written from the table in `host/src/settings.rs`; `rgunicorn --help` shows the same, and with `-k CLASS` the
+options of that worker class. In a checkout `cargo pages` writes the manual page and completions for bash, zsh and fish
+into `target/pages`.
 
 A setting can stand in three places. Of two that set the same one the later in this list wins:
 

@@ -1,7 +1,10 @@
-//! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`.
+//! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`, `cargo pages`.
 //!
-//! Owns no logic of the server: it builds and starts what a reader of the README would. What a newcomer would get
+//! Owns no logic of the server: it builds and starts what a reader of the README would, and writes what a packager
+//! ships beside the binary (`pages.rs`). What a newcomer would get
 //! wrong: the server replaces this program (execve(2)), so that Ctrl-C and `kill` reach it without a detour.
+
+mod pages;
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -12,7 +15,8 @@ fn main() -> ExitCode {
     let mut words = env::args().skip(1);
     let done = match words.next().as_deref() {
         Some("serve") => serve(words.collect()),
-        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN]".to_owned()),
+        Some("pages") => target_directory().and_then(|target| pages::write(&target.join("pages"))),
+        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], or cargo pages".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
