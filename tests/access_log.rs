@@ -3,9 +3,7 @@
 //! The atoms and their escaping are unit tests of `host/src/access_log.rs`; here is what only the whole server shows.
 //! What a newcomer would get wrong: lines are written when a worker is idle, so that a test waits for them.
 
-use std::fs;
-
-use harness::{Connection, Launch, Load, Plan, Server, Signal, Site, programs, wait_for};
+use harness::{Connection, Launch, Server, Site, programs, wait_for};
 
 fn launch<'s>(site: &'s Site, name: &str, value: &str) -> Launch<'s> {
     site.install(programs().inspect(1), "app.so");
@@ -57,53 +55,4 @@ fn json_has_a_line_for_each_request() {
         )
     );
     server.finish();
-}
-
-/// The names of the files that a process has open.
-fn open_files(pid: i32) -> Vec<String> {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    let target = |entry: fs::DirEntry| Some(fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned());
-    descriptors.flatten().filter_map(target).collect()
-}
-
-#[test]
-fn rotation_under_load_loses_and_tears_no_line() {
-    const ROTATIONS: usize = 20;
-    let site = Site::new("access_rotation");
-    let server = launch(&site, "access_log_format", "'begin|%(s)s|%(r)s|%({host}i)s|end'").workers(3).start();
-    server.wait_workers(3);
-    let load = Load::start(server.address(), Plan::versions(6));
-    for number in 0..ROTATIONS {
-        load.more(50);
-        let old = format!("access.log.{number}");
-        fs::rename(site.join("access.log"), site.join(&old)).expect("it is there");
-        site.mine(&old);
-        server.signal(Signal::SIGUSR1);
-        wait_for("the new log in every worker", || {
-            site.join("access.log").exists()
-                && server
-                    .workers()
-                    .iter()
-                    .all(|pid| !open_files(*pid).iter().any(|name| name.ends_with(&old)))
-        });
-    }
-    let report = load.stop();
-    report.expect_flawless();
-    server.finish();
-    let names = (0..ROTATIONS).map(|number| format!("access.log.{number}")).chain(["access.log".to_owned()]);
-    let mut lines = 0;
-    for name in names {
-        let text = site.read(&name);
-        assert!(text.is_empty() || text.ends_with('\n'), "{name} ends within a line");
-        for line in text.lines() {
-            assert!(
-                line.starts_with("begin|200|GET /version HTTP/1.1|") && line.ends_with("|end"),
-                "{name}: {line}"
-            );
-            assert_eq!(line.matches('|').count(), 4, "{name}: {line}");
-            lines += 1;
-        }
-    }
-    println!("{lines} lines in {} files, {} answers", ROTATIONS + 1, report.answered());
-    assert_eq!(lines, report.answered());
 }

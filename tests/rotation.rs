@@ -1,0 +1,116 @@
+//! Logs that are moved away and opened anew by USR1 while the server is at work: logrotate's way.
+//!
+//! Owns what no test of a single log shows: that nothing between the old file and the new one is lost, doubled or torn.
+//! What a newcomer would get wrong: a worker opens its logs a moment after the signal, and until then it rightly writes
+//! to the file that was moved. So a rotation is over when nobody has that file open any more.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use harness::{Load, Pace, Plan, Server, Signal, Site, programs, wait_for};
+
+/// How often each log is moved away.
+const ROTATIONS: usize = 20;
+
+/// The names of the files that a process has open.
+fn open_files(pid: i32) -> Vec<String> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let target = |entry: fs::DirEntry| Some(fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned());
+    descriptors.flatten().filter_map(target).collect()
+}
+
+/// Moves a log away, and waits until everybody writes to the new one.
+fn rotate(site: &Site, server: &Server<'_>, workers: &[i32], log: &str, number: usize) {
+    let old = format!("{log}.{number}");
+    fs::rename(site.join(log), site.join(&old)).expect("it is there");
+    site.mine(&old);
+    server.signal(Signal::SIGUSR1);
+    let path = site.join(&old).display().to_string();
+    let everybody = || workers.iter().copied().chain([server.pid()]);
+    wait_for("the new log in every process", || {
+        site.join(log).exists() && !everybody().any(|pid| open_files(pid).contains(&path))
+    });
+}
+
+/// All files of a log with their texts, the oldest first.
+fn rotated(site: &Site, log: &str) -> Vec<(String, String)> {
+    let names = (0..ROTATIONS).map(|number| format!("{log}.{number}")).chain([log.to_owned()]);
+    let files: Vec<_> = names.map(|name| (name.clone(), site.read(&name))).collect();
+    for (name, text) in &files {
+        assert!(text.is_empty() || text.ends_with('\n'), "{name} ends within a line");
+    }
+    files
+}
+
+#[test]
+fn no_line_of_the_access_log_is_lost_or_torn() {
+    let site = Site::new("rotation_access");
+    site.install(programs().inspect(1), "app.so");
+    let launch = site.launch().workers(3).with(|settings| {
+        settings.text("accesslog", "access.log");
+        settings.text("access_log_format", "begin|%(s)s|%(r)s|%({host}i)s|end");
+    });
+    let server = launch.start();
+    let workers = server.wait_workers(3);
+    let load = Load::start(server.address(), Plan::versions(6));
+    for number in 0..ROTATIONS {
+        load.more(50);
+        rotate(&site, &server, &workers, "access.log", number);
+    }
+    let report = load.stop();
+    report.expect_flawless();
+    server.finish();
+    let mut lines = 0;
+    for (name, text) in rotated(&site, "access.log") {
+        for line in text.lines() {
+            assert!(
+                line.starts_with("begin|200|GET /version HTTP/1.1|") && line.ends_with("|end"),
+                "{name}: {line}"
+            );
+            assert_eq!(line.matches('|').count(), 4, "{name}: {line}");
+            lines += 1;
+        }
+    }
+    println!("{lines} lines in {} files, {} answers", ROTATIONS + 1, report.answered());
+    assert_eq!(lines, report.answered());
+}
+
+#[test]
+fn no_line_of_the_error_log_is_lost_or_torn() {
+    let site = Site::new("rotation_error");
+    site.install(programs().inspect(1), "app.so");
+    let server = site.launch().workers(3).start();
+    let workers = server.wait_workers(3);
+    let over = AtomicBool::new(false);
+    // Each refused request is a line.
+    let refused = || {
+        let mut count = 0;
+        while !over.load(Ordering::Relaxed) {
+            let heard =
+                server.address().converse(b"GET  / HTTP/1.1\r\n\r\n", Pace::Whole).expect("it listens");
+            assert_eq!(heard.response("GET").expect("an answer").status, 400);
+            count += 1;
+        }
+        count
+    };
+    let sent: usize = thread::scope(|scope| {
+        let clients = [scope.spawn(refused), scope.spawn(refused), scope.spawn(refused)];
+        for number in 0..ROTATIONS {
+            rotate(&site, &server, &workers, "error.log", number);
+        }
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().expect("it only counts")).sum()
+    });
+    let files = rotated(&site, "error.log");
+    let all: String = files.iter().map(|(_, text)| text.as_str()).collect();
+    // The harness reads one file.
+    fs::write(site.join("error.log"), &all).expect("it is ours");
+    server.finish();
+    let lines = all.lines().filter(|line| line.contains("] Invalid request from ip=127.0.0.1"));
+    let lines =
+        lines.inspect(|line| assert!(line.starts_with("[20") && line.matches(" [").count() == 2, "{line}"));
+    let lines = lines.count();
+    println!("{lines} lines in {} files, {sent} requests", files.len());
+    assert_eq!(lines, sent);
+}
