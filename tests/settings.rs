@@ -1,8 +1,8 @@
 //! Each setting takes effect, and refuses what it cannot be.
 //!
 //! Owns one entry per setting: what is seen on the wire, in /proc or in a file when it is set, and a value that must be
-//! refused with a sentence that names it.. What a newcomer
-//! would get wrong: `--print-config` proves nothing here. It shows what was read, not what is done.
+//! refused with a sentence that names it. What a newcomer would get wrong: `--print-config` proves nothing here. It shows
+//! what was read, not what is done.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -217,6 +217,55 @@ const ELSEWHERE: &[(&str, &str, &str, &str, &str)] = &[
         "no atom '%(z)s'",
     ),
     ("access_log_json", "access_log.rs", "json_has_a_line_for_each_request", "1", "true or false"),
+    ("reload", "watch.rs", "a_new_build_is_served_however_it_was_put_there", "1", "true or false"),
+    (
+        "reload_extra_files",
+        "watch.rs",
+        "extra_files_and_patterns_are_watched_and_what_the_server_writes_is_not",
+        r#"["missing.ini"]"#,
+        "missing.ini does not exist",
+    ),
+    (
+        "reuse_port",
+        "reuse_port.rs",
+        "as_many_sockets_as_workers_and_all_are_the_masters",
+        "1",
+        "true or false",
+    ),
+    (
+        "max_worker_memory",
+        "recycle.rs",
+        "a_worker_that_has_grown_is_replaced_and_nothing_is_lost",
+        r#""64X""#,
+        "K, M, G or T",
+    ),
+    (
+        "recycle_interval",
+        "recycle.rs",
+        "workers_that_all_leak_are_replaced_one_after_the_other",
+        "-1",
+        "a number of seconds",
+    ),
+    (
+        "drain_delay",
+        "monitor.rs",
+        "with_a_drain_delay_it_serves_on_while_it_is_not_ready_any_more",
+        "-1",
+        "a number of seconds",
+    ),
+    (
+        "monitor_bind",
+        "monitor.rs",
+        "it_answers_at_once_while_every_worker_is_busy",
+        r#""9100""#,
+        "a port alone is ambiguous",
+    ),
+    ("control_socket", "control.rs", "status_tells_who_runs_what_and_is_at_what", "1", "a path"),
+    ("statsd_host", "monitor.rs", "statsd_hears_of_every_request_once", r#""unix:""#, "'unix:'"),
+    ("statsd_prefix", "monitor.rs", "statsd_hears_of_every_request_once", r#""a b""#, "white space"),
+    ("dogstatsd_tags", "monitor.rs", "statsd_hears_of_every_request_once", r#""a|b""#, "white space"),
+    ("enable_backlog_metric", "monitor.rs", "statsd_hears_of_every_request_once", "1", "true or false"),
+    ("daemon", "daemon.rs", "the_file_and_the_variable_may_ask_for_a_daemon_too", "1", "true or false"),
 ];
 
 #[test]
@@ -565,6 +614,19 @@ settings! {
         let elsewhere: Vec<&str> =
             libraries.filter(|line| !line.contains(&directory.display().to_string())).collect();
         assert!(elsewhere.is_empty() && maps.contains("/run/"), "{elsewhere:?}");
+        server.finish();
+    }
+
+    reload_engine, r#""poll""# => "send HUP where inotify does not reach", |site| {
+        let watches = |pid: i32| {
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
+            let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+            targets.filter(|target| target.as_os_str() == "anon_inode:inotify").count()
+        };
+        let mut server = site.launch().settings(&[("reload", "true"), ("reload_engine", "\"inotify\"")]).start();
+        assert_eq!(watches(server.pid()), 1);
+        server.configure(|settings| _ = settings.remove("reload"));
+        wait_for("a master that watches nothing", || watches(server.pid()) == 0);
         server.finish();
     }
 

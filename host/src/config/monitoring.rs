@@ -23,6 +23,14 @@ pub struct StatsdTarget {
 impl Resolver<'_> {
     /// Probe: the statsd server, its name looked up.
     pub(super) fn statsd(&self) -> Result<Option<StatsdTarget>, ConfigError> {
+        // Also where nothing is sent: a mistake is not to come to light with the address.
+        let word = |name: &str| {
+            let word = self.text(name).unwrap_or_default();
+            let wrong = word.chars().any(|character| character == '|' || character.is_whitespace());
+            if wrong { Err(self.fail(name, "it may hold neither '|' nor white space")) } else { Ok(word) }
+        };
+        let prefix = word("statsd_prefix")?.trim_end_matches('.').to_owned();
+        let tags = word("dogstatsd_tags")?;
         let Some(text) = self.text("statsd_host") else { return Ok(None) };
         let fail = |why: &str| {
             self.fail("statsd_host", &format!("'{text}' is no address of a statsd server: {why}"))
@@ -35,13 +43,6 @@ impl Resolver<'_> {
         if let BindKind::Fd(_) | BindKind::FdName(_) = address.kind {
             return Err(fail("a socket that was passed cannot be used for this"));
         }
-        let word = |name: &str| {
-            let word = self.text(name).unwrap_or_default();
-            let wrong = word.chars().any(|character| character == '|' || character.is_whitespace());
-            if wrong { Err(self.fail(name, "it may hold neither '|' nor white space")) } else { Ok(word) }
-        };
-        let prefix = word("statsd_prefix")?.trim_end_matches('.').to_owned();
-        let tags = word("dogstatsd_tags")?;
         Ok(Some(StatsdTarget {
             address: address.kind,
             prefix: if prefix.is_empty() { prefix } else { prefix + "." },
