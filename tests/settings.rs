@@ -889,3 +889,44 @@ fn the_title_names_the_application_unless_told_otherwise() {
     assert_eq!(title(server.pid()), "rgunicorn: master [x]");
     server.finish();
 }
+
+/// The kernel's own name for a process, 15 octets of it.
+fn short_title(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+#[test]
+fn each_process_says_what_it_is_also_under_a_master_that_was_executed_by_another() {
+    let site = site("titles");
+    let launch = site.launch().pidfile().env("SHOP", "open").with(|settings| {
+        settings.text("proc_name", "shop").text("monitor_bind", "unix:monitor.sock");
+        settings.list("bind", &["unix:server.sock"]);
+    });
+    let mut server = launch.start();
+    let titles = |master: i32| {
+        let children = process::children(master).into_iter().map(|child| child.pid);
+        let children = children.filter(|child| !title(*child).contains("rgunicorn: master"));
+        children.map(|child| format!("{} ({})", title(child), short_title(child))).collect::<BTreeSet<_>>()
+    };
+    let expected = BTreeSet::from([
+        "rgunicorn: monitor [shop] (rgunicorn: moni)".to_owned(),
+        "rgunicorn: worker [shop] (rgunicorn: work)".to_owned(),
+    ]);
+    let old = server.pid();
+    wait_for("a monitor and a worker", || titles(old) == expected);
+    server.signal(Signal::SIGUSR2);
+    wait_for("the new master's pid file", || site.join("pid.2").exists());
+    let heir = site.read("pid.2").trim().parse().expect("a process id");
+    server.wait_log(&format!("The new master (pid:{heir}) is ready"));
+    wait_for("its monitor and its worker", || titles(heir) == expected);
+    // The name that killall(1) goes by is the program's, and the master's alone.
+    let own = |pid| title(pid) == "rgunicorn: master [shop]" && short_title(pid) == "rgunicorn";
+    wait_for("both masters' titles", || own(old) && own(heir));
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.wait_end_alone().code(), Some(0));
+    wait_for("the promotion", || site.read("pid") == format!("{heir}\n"));
+    // The environment has come through two titles.
+    let address = Address::Unix(site.join("server.sock"));
+    assert_eq!(address.get("/env?name=SHOP").expect("it serves").text(), "open");
+    server.finish_heir(heir);
+}

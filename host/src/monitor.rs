@@ -211,7 +211,7 @@ impl<'m> Monitor<'m> {
         // worker does.
         let config = &birth.generation.config;
         let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
-        title::set(&format!("rgunicorn: monitor [{}]", config.proc_name));
+        title::set(title::Role::Monitor, &config.proc_name);
         logging::set_style(config.log_format, config.syslog.as_ref());
         logging::configure(&config.errorlog, config.loglevel, owner).map_err(|error| error.to_string())?;
         // 2. Privileges, before anything that others have written is read. setuid(2) clears the wish to die with the

@@ -336,7 +336,7 @@ fn prepare(task: &Task<'_>, channel: &Channel) -> Result<(Prepared, Option<Owned
     task.slot.set_stage("reading the configuration");
     let config =
         Config::load(task.sources).map_err(|error| Refusal::new(error.exit_code(), error.to_string()))?;
-    title::set(&format!("rgunicorn: probe [{}]", config.proc_name));
+    title::set(title::Role::Probe, &config.proc_name);
     try_files(&config)?;
     // Before anything is copied: what changes from now on is a reason for the next reload.
     let refuse = |sentence| Refusal::new(EXIT_SETTINGS, sentence);

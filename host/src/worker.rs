@@ -99,7 +99,7 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     if generation.config.capture_output {
         logging::capture_output().map_err(|error| system("dup2", &error))?;
     }
-    title::set(&format!("rgunicorn: worker [{}]", generation.config.proc_name));
+    title::set(title::Role::Worker, &generation.config.proc_name);
     log::info!("Booting worker with pid: {}", std::process::id());
     // 2. Signals are still blocked by the fork. Handlers before they are unblocked, or the first TERM kills.
     signal::reset_to_default().map_err(|error| system("sigaction", &error))?;

@@ -499,7 +499,7 @@ impl Arbiter {
         if let Err(error) = logging::configure(&config.errorlog, config.loglevel, owner) {
             log::error!("{error}");
         }
-        title::set(&format!("rgunicorn: master [{}]", config.proc_name));
+        title::set(title::Role::Master, &config.proc_name);
         self.roster.set_timeouts(Self::timeouts(config));
         self.roster.set_workers(config.workers as usize);
         self.scoreboard.facts().set_log_level(None);

@@ -9,7 +9,7 @@
 //! read on into the environment, up to the first NUL. So a title may be longer than the command line was.
 #![allow(unsafe_code, reason = "the C environment, and writing where the kernel put it")]
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -84,13 +84,48 @@ fn pointers() -> Option<Vec<(*mut *mut c_char, *const c_char)>> {
     Some(cells)
 }
 
-/// Sets the title of this process; cut if it is longer than arguments and environment were. Without [`take_over`]
-/// nothing happens.
-pub fn set(title: &str) {
+/// What a process of the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The one that is signalled.
+    Master,
+    /// Tries a generation.
+    Probe,
+    /// Serves.
+    Worker,
+    /// Tells others how the server is.
+    Monitor,
+}
+
+impl Role {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Probe => "probe",
+            Self::Worker => "worker",
+            Self::Monitor => "monitor",
+        }
+    }
+}
+
+/// Sets the title of this process, `rgunicorn: ROLE [NAME]`; cut if it is longer than arguments and environment were.
+/// Without [`take_over`] nothing happens.
+///
+/// What top(1) and killall(1) go by is another name, of 15 octets (`PR_SET_NAME`, prctl(2)). The master keeps there what
+/// execve(2) has given it, its program's file, so that `killall -HUP rgunicorn` and `pidof rgunicorn` mean the master and
+/// nobody else; its children are named by what they are.
+pub fn set(role: Role, name: &str) {
     let Some(area) = AREA.get() else { return };
+    let title = format!("rgunicorn: {} [{name}]", role.word());
     let octets = title.bytes().filter(|octet| *octet != 0).take(area.len().saturating_sub(1));
     let octets = octets.chain(std::iter::repeat(0));
     for (cell, octet) in area.iter().zip(octets) {
         cell.store(octet, Ordering::Relaxed);
+    }
+    if role != Role::Master
+        && let Ok(short) = CString::new(format!("rgunicorn: {}", role.word()))
+    {
+        // It is there for people; nothing depends on it. The kernel cuts it.
+        let _ = nix::sys::prctl::set_name(&short);
     }
 }
