@@ -28,7 +28,7 @@ const UNSAFE: &[(&str, &str)] = &[
 /// Which code may name what: a word, and where it may stand.
 const ROOMS: &[(&str, &[&str])] = &[
     ("libloading", &["host/src/plugin.rs"]),
-    ("clap", &["host/src/cli.rs"]),
+    ("clap", &["host/src/cli.rs", "host/src/cli/description.rs"]),
     ("clap_complete", &["tests/xtask/"]),
     ("clap_mangen", &["tests/xtask/"]),
     ("abi_stable", &["worker-api/src/abi.rs", "worker-api/src/abi/"]),

@@ -6,6 +6,8 @@
 //! What a newcomer would get wrong: this runs in the master, before it becomes one, and must stay free of files and
 //! names; everything that reads either belongs to [`crate::config::Config::load`], which runs in the probe.
 
+mod description;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -17,6 +19,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::error::{EXIT_SETTINGS, EXIT_USAGE};
 use crate::settings::{Kind, Place, SETTINGS, Setting, Value};
+
+pub use description::description;
 
 /// First words that are, or will be, subcommands. An application of such a name is written `NAME:app`.
 pub const SUBCOMMANDS: &[&str] = &["inspect", "check", "new", "certify", "ctl", "dev"];
@@ -229,11 +233,6 @@ pub fn parse_words(words: &[String], origin: &Origin) -> Result<Values, CliError
         .try_get_matches_from(words)
         .map_err(|error| usage_error(&error, origin))?;
     collect(&matches, origin)
-}
-
-/// The command line as data, for what is made from it: shell completions and the manual page.
-pub fn description() -> Command {
-    command(Audience::Operator).no_binary_name(false)
 }
 
 /// Who writes the words: it decides which options there are.

@@ -354,7 +354,8 @@ fn distance(left: &str, right: &str) -> usize {
     last[right.len()]
 }
 
-const LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error", "critical"];
+/// The words for [`crate::logging::LogLevel`], the least important first.
+pub(crate) const LEVELS: &[&str] = &["trace", "debug", "info", "warning", "error", "critical"];
 
 /// An entry with what most settings have: no short flag, no variable, given anywhere, applied by a reload.
 const fn setting(
