@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -17,7 +18,7 @@ use std::time::Instant;
 
 use harness::{
     Address, Connection, DEADLINE, Pace, Response, Server, Settings, Signal, Site, process, programs,
-    wait_for,
+    wait_for, within,
 };
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -835,6 +836,89 @@ fn workers_auto_counts_the_cpus_that_the_server_may_use() {
     sched_setaffinity(Pid::from_raw(0), &all).expect("as before");
     assert_eq!(server.wait_workers(expected).len(), expected);
     server.finish();
+}
+
+/// A control group of our own with so many processors; removed with the value. None where we may make none.
+struct Quota(PathBuf);
+
+impl Quota {
+    fn new(cpus: usize) -> Option<Self> {
+        let name = format!("rgunicorn-test-{}", std::process::id());
+        // Version 1, by either name of the controller, and version 2 where the root hands the controller on.
+        ["cpu", "cpu,cpuacct", ""].iter().find_map(|controller| {
+            let group = Self(Path::new("/sys/fs/cgroup").join(controller).join(&name));
+            fs::create_dir(&group.0).ok()?;
+            // Where there is no such controller this is any directory, and nothing may be left in it.
+            let set = |file: &str, value: &str| {
+                fs::OpenOptions::new().write(true).open(group.0.join(file))?.write_all(value.as_bytes())
+            };
+            let quota = (cpus * 100_000).to_string();
+            let written = match controller.is_empty() {
+                true => set("cpu.max", &format!("{quota} 100000")),
+                false => set("cpu.cfs_period_us", "100000").and_then(|()| set("cpu.cfs_quota_us", &quota)),
+            };
+            written.ok().map(|()| group)
+        })
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        // It is busy until the last process in it has been reaped.
+        let _ = within(DEADLINE, || fs::remove_dir(&self.0).is_ok() || !self.0.exists());
+    }
+}
+
+#[test]
+fn workers_auto_keeps_to_the_quota_of_the_control_group() {
+    let cpus = available_parallelism().expect("there are CPUs").get();
+    let few = if cpus > 2 { 2 } else { 1 };
+    let Some(quota) = Quota::new(few).filter(|_| cpus > 1) else {
+        eprintln!("nothing to see here: it takes two CPUs, and the right to make a control group");
+        return;
+    };
+    let site = site("workers_quota");
+    let enter = format!("echo $$ >'{}' && exec \"$@\"", quota.0.join("cgroup.procs").display());
+    let server = site.launch().through(&enter).args(&["--workers", "auto"]).start();
+    assert_eq!(server.wait_workers(few).len(), few);
+    server.finish();
+}
+
+#[test]
+fn variables_of_the_platform_stand_in_for_defaults() {
+    let site = site("variables");
+    let launch = || {
+        site.launch().env("PORT", "0").with(|settings| {
+            settings.remove("bind");
+            settings.remove("workers");
+        })
+    };
+    let server = launch().env("WEB_CONCURRENCY", "2").start();
+    assert_eq!(server.wait_workers(2).len(), 2);
+    let Address::Tcp(address) = server.address() else { panic!("{:?}", server.address()) };
+    assert!(address.ip().is_unspecified(), "{address}");
+    assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
+    server.finish();
+    // What is written anywhere is stronger.
+    let launch = launch().env("WEB_CONCURRENCY", "2").env("RGUNICORN_CMD_ARGS", "--bind 127.0.0.1:0 -w 3");
+    let server = launch.start();
+    assert_eq!(server.wait_workers(3).len(), 3);
+    let Address::Tcp(address) = server.address() else { panic!("{:?}", server.address()) };
+    assert!(address.ip().is_loopback(), "{address}");
+    server.finish();
+    for (name, value, sentence) in [
+        (
+            "WEB_CONCURRENCY",
+            "many",
+            "WEB_CONCURRENCY must be a whole number from 1 to 1024, or auto, not 'many'",
+        ),
+        ("PORT", "http", "'0.0.0.0:http' is no address"),
+        ("RGUNICORN_CMD_ARGS", "--wrokers 2", "'--wrokers' in RGUNICORN_CMD_ARGS"),
+    ] {
+        let launch = site.launch().env(name, value);
+        let ended = launch.with(|settings| _ = settings.remove("bind")).start_in_vain();
+        assert!(!ended.status.success() && ended.stderr.contains(sentence), "{}", ended.stderr);
+    }
 }
 
 #[test]
