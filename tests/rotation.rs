@@ -5,10 +5,13 @@
 //! to the file that was moved. So a rotation is over when nobody has that file open any more.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use harness::{Load, Pace, Plan, Server, Signal, Site, programs, wait_for};
+use nix::unistd::{User, geteuid};
 
 /// How often each log is moved away.
 const ROTATIONS: usize = 20;
@@ -113,4 +116,76 @@ fn no_line_of_the_error_log_is_lost_or_torn() {
     let lines = lines.count();
     println!("{lines} lines in {} files, {sent} requests", files.len());
     assert_eq!(lines, sent);
+}
+
+/// A server as root whose workers are nobody, with both logs in a directory.
+fn as_nobody(site: &Site, directory: &str) -> Option<i32> {
+    let nobody = User::from_name("nobody").ok().flatten().filter(|_| geteuid().is_root());
+    let Some(nobody) = nobody else {
+        eprintln!("nothing to see here: it takes root, and a user nobody");
+        return None;
+    };
+    site.install(programs().inspect(1), "app.so");
+    site.directory(directory);
+    i32::try_from(nobody.uid.as_raw()).ok()
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    fs::metadata(path).map(|found| found.uid()).ok()
+}
+
+#[test]
+fn where_only_root_may_make_files_the_master_makes_both_logs() {
+    let site = Site::new("rotation_root");
+    let Some(nobody) = as_nobody(&site, "log") else { return };
+    let launch = site.launch().workers(2).with(|settings| {
+        settings.text("user", "nobody").text("accesslog", "log/access.log");
+    });
+    let server = launch.start();
+    let workers = server.wait_workers(2);
+    for number in 0..2 {
+        assert_eq!(server.get("/version").status, 200);
+        rotate(&site, &server, &workers, "log/access.log", number);
+        assert_eq!(owner(&site.join("log/access.log")), u32::try_from(nobody).ok());
+        rotate(&site, &server, &workers, "error.log", number);
+        assert_eq!(owner(&site.join("error.log")), u32::try_from(nobody).ok());
+    }
+    assert_eq!(server.get("/version").status, 200);
+    site.mine("log/access.log");
+    // The harness reads one file.
+    let all: String =
+        ["error.log.0", "error.log.1", "error.log"].iter().map(|name| site.read(name)).collect();
+    fs::write(site.join("error.log"), all).expect("it is ours");
+    server.finish();
+    let lines = ["log/access.log.0", "log/access.log.1", "log/access.log"]
+        .map(|name| site.read(name).lines().count());
+    assert_eq!(lines, [1, 1, 1]);
+}
+
+#[test]
+fn what_a_worker_puts_in_place_of_a_log_is_not_opened_by_root() {
+    let site = Site::new("rotation_planted");
+    let Some(nobody) = as_nobody(&site, "theirs") else { return };
+    let launch = site.launch().with(|settings| {
+        settings.text("user", "nobody").text("accesslog", "theirs/access.log");
+    });
+    let theirs = site.join("theirs");
+    std::os::unix::fs::chown(&theirs, u32::try_from(nobody).ok(), None).expect("we are root");
+    site.write("secret", "secret\n");
+    fs::set_permissions(site.join("secret"), fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let mut server = launch.start();
+    assert_eq!(server.get("/version").status, 200);
+    assert_eq!(owner(&theirs.join("access.log")), u32::try_from(nobody).ok());
+    // As an application that was taken over could do it.
+    fs::rename(theirs.join("access.log"), theirs.join("old.log")).expect("it is there");
+    site.mine("theirs/old.log");
+    symlink(site.join("secret"), theirs.join("access.log")).expect("a symlink");
+    site.mine("theirs/access.log");
+    server.expect_error("cannot open the log");
+    server.signal(Signal::SIGUSR1);
+    server.wait_log("who could replace what is there");
+    assert_eq!(server.get("/version").status, 200);
+    server.finish();
+    assert_eq!((owner(&site.join("secret")), site.read("secret").as_str()), (Some(0), "secret\n"));
+    assert_eq!(site.read("theirs/old.log").lines().count(), 2, "what cannot be opened anew is written on");
 }

@@ -41,5 +41,6 @@ pub mod systemd;
 #[cfg(test)]
 mod temp_dir;
 pub mod verb;
+mod walk;
 pub mod watch;
 pub mod worker;

@@ -18,10 +18,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
     connect, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
 use crate::config::{BindAddress, BindKind};
 use crate::sys::{fd, filter};
@@ -234,7 +236,16 @@ impl Listener {
             return Ok(());
         };
         let fail = |error: io::Error| self.fail("change the access of", &crate::error::io_text(&error));
-        fs::set_permissions(path, Permissions::from_mode(0o777 & !umask)).map_err(fail)?;
+        // Whoever can write the directory may put a symlink there in this very moment: it is not followed.
+        let mode = Mode::from_bits_truncate(0o777 & !umask);
+        match fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink) {
+            Ok(()) => {}
+            // The C library asks /proc for it where the kernel cannot (before 6.6).
+            Err(Errno::EOPNOTSUPP) if !Path::new("/proc/self/fd").exists() => {
+                fs::set_permissions(path, Permissions::from_mode(mode.bits())).map_err(fail)?;
+            }
+            Err(errno) => return Err(fail(errno.into())),
+        }
         if let Some((uid, gid)) = owner {
             std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(fail)?;
         }

@@ -62,6 +62,14 @@ impl Arbiter {
         if let Err(error) = logging::reopen() {
             log::error!("{error}");
         }
+        // Before the workers open it: in a directory where only root may make files, they could not.
+        let access_log = self.config().and_then(|config| {
+            let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+            logging::try_open(config.accesslog.as_ref()?, owner).err()
+        });
+        if let Some(error) = access_log {
+            log::error!("{error}");
+        }
         self.monitors.reopen_logs();
         for pid in self.children.keys() {
             self.send(nix::unistd::Pid::from_raw(*pid), Signal::SIGUSR1);

@@ -1,21 +1,17 @@
 //! Whether everybody on the machine could decide what a plugin file contains.
 //!
-//! Owns the walk along a path, symlinks included, and what is refused on it. Does not judge owners and groups: whoever
-//! the operator has given a directory to is trusted with it (docs/SECURITY.md). What a newcomer would get wrong: the
-//! file's own mode says little. Who can write a directory above it puts another file in its place, and who can write
-//! the directory that holds a symlink points it elsewhere; so every step of the path as it was given is judged, not
-//! only where it ends.
+//! Owns what is refused on the way to it. Does not own the way (`walk.rs`), and does not judge owners and groups: whoever
+//! the operator has given a directory to is trusted with it (docs/SECURITY.md). What a newcomer would get wrong: the file
+//! may be sound, and still be anybody's to replace.
 
-use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use crate::walk::{Step, walk};
 
 /// Of the mode: everybody may write; in a directory, only owners may rename and remove (`inode(7)`).
 const WORLD_WRITABLE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-
-/// As many symlinks as the kernel follows (`path_resolution(7)`).
-const MOST_SYMLINKS: usize = 40;
 
 /// What is wrong with a path; the sentence goes on behind "cannot load x: ".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,62 +42,29 @@ pub enum Untrusted {
 /// The first step that everybody could change.
 pub fn judge(file: &Path) -> Result<(), Untrusted> {
     let own = nix::unistd::geteuid().as_raw();
-    let mut directory = PathBuf::from("/");
-    let mut symlinks = 0;
-    // The steps that are still to be taken, the next one last.
-    let mut steps = steps_of(file);
-    while let Some(step) = steps.pop() {
-        if step == ".." {
-            directory.pop();
-            continue;
-        }
-        let entry = directory.join(&step);
-        let (Ok(holder), Ok(found)) = (fs::metadata(&directory), fs::symlink_metadata(&entry)) else {
-            return Ok(());
-        };
+    walk(file, |Step { directory, holder, entry, found }| {
+        let Some(found) = found else { return Ok(()) };
         let mode = holder.permissions().mode();
         if mode & WORLD_WRITABLE != 0 {
             if mode & STICKY == 0 {
-                return Err(Untrusted::Directory(directory));
+                return Err(Untrusted::Directory(directory.to_path_buf()));
             }
             // Everybody may have made it, and only its owner can change it.
             if ![0, own, holder.uid()].contains(&found.uid()) {
+                let (entry, directory) = (entry.to_path_buf(), directory.to_path_buf());
                 return Err(Untrusted::Foreign { entry, owner: found.uid(), directory });
             }
         }
-        if found.is_symlink() {
-            symlinks += 1;
-            let Ok(target) = fs::read_link(&entry) else { return Ok(()) };
-            if symlinks > MOST_SYMLINKS {
-                return Ok(()); // Nobody can open it either.
-            }
-            if target.is_absolute() {
-                directory = PathBuf::from("/");
-            }
-            steps.extend(steps_of(&target));
-        } else if found.is_dir() {
-            directory = entry;
-        } else if found.permissions().mode() & WORLD_WRITABLE != 0 {
-            return Err(Untrusted::File(entry));
+        if !found.is_symlink() && !found.is_dir() && found.permissions().mode() & WORLD_WRITABLE != 0 {
+            return Err(Untrusted::File(entry.to_path_buf()));
         }
-    }
-    Ok(())
-}
-
-/// The names on a path, the first one last.
-fn steps_of(path: &Path) -> Vec<std::ffi::OsString> {
-    let named = path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
-    });
-    let mut steps: Vec<_> = named.collect();
-    steps.reverse();
-    steps
+        Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -52,8 +52,8 @@ impl AsFd for Sink {
 }
 
 impl Sink {
-    /// Opens a log; `standard` is what '-' means. A file is created with mode 0644 less the process's umask and
-    /// given to `owner` (uid, gid), so that a worker can reopen it after it dropped privileges.
+    /// Opens a log; `standard` is what '-' means. A file belongs to `owner` (uid, gid) then, so that a worker can reopen it
+    /// after it dropped privileges: see `logging/open.rs`.
     pub(crate) fn open(
         target: &LogTarget,
         standard: BorrowedFd<'_>,
@@ -70,19 +70,7 @@ impl Sink {
     }
 
     fn from_path(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Self> {
-        // Non-blocking, or a named pipe without a reader would hold us here; it then fails with ENXIO.
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o644)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)?;
-        if let Some((uid, gid)) = owner
-            && file.metadata()?.is_file()
-        {
-            // Only root may; for others the file is theirs already or stays another's.
-            let _ = std::os::unix::fs::fchown(&file, Some(uid), Some(gid));
-        }
+        let file = super::open::open(path, owner)?;
         let way = if file.metadata()?.is_file() { Way::File } else { Way::NonBlocking };
         Ok(Self { file, way })
     }

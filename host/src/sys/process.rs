@@ -12,7 +12,10 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setgroups, setuid};
+use nix::unistd::{
+    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getgroups, setfsgid, setfsuid, setgid, setgroups,
+    setuid,
+};
 
 /// Child: closes every descriptor but standard input, output, error and `keep`.
 ///
@@ -119,6 +122,40 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 /// EINVAL on kernels before 3.5.
 pub fn renounce_new_privileges() -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
+}
+
+/// As long as it lives, files are opened with somebody else's rights, and what is made is his.
+#[derive(Debug)]
+#[must_use = "the rights come back when it is dropped"]
+pub struct FileRights {
+    groups: Vec<Gid>,
+}
+
+/// Root only, in a process with one thread: opens files as a user with one group, until the value is dropped. Whatever else
+/// this process may do stays as it is: who may signal it, above all (setfsuid(2)).
+///
+/// # Errors
+/// EPERM without CAP_SETUID and CAP_SETGID.
+pub fn act_on_files_as(uid: u32, gid: u32) -> io::Result<FileRights> {
+    let rights = FileRights { groups: getgroups()? };
+    setgroups(&[Gid::from_raw(gid)])?;
+    setfsgid(Gid::from_raw(gid));
+    setfsuid(Uid::from_raw(uid));
+    // Neither call tells whether it was obeyed; one with a number that is nobody's tells who we are.
+    if setfsuid(Uid::from_raw(u32::MAX)).as_raw() != uid || setfsgid(Gid::from_raw(u32::MAX)).as_raw() != gid
+    {
+        return Err(Errno::EPERM.into());
+    }
+    Ok(rights)
+}
+
+impl Drop for FileRights {
+    fn drop(&mut self) {
+        setfsuid(Uid::effective());
+        setfsgid(Gid::effective());
+        // It was allowed a moment ago, and CAP_SETGID is no right over files.
+        let _ = setgroups(&self.groups);
+    }
 }
 
 /// The identity of this process: (user, group).
