@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use harness::{Load, Pace, Plan, Server, Signal, Site, programs, wait_for};
+use harness::{Load, Pace, Plan, Server, Signal, Site, programs, under_each_class, wait_for};
 use nix::unistd::{User, geteuid};
 
 /// How often each log is moved away.
@@ -48,35 +48,37 @@ fn rotated(site: &Site, log: &str) -> Vec<(String, String)> {
 
 #[test]
 fn no_line_of_the_access_log_is_lost_or_torn() {
-    let site = Site::new("rotation_access");
-    site.install(programs().inspect(1), "app.so");
-    let launch = site.launch().workers(3).with(|settings| {
-        settings.text("accesslog", "access.log");
-        settings.text("access_log_format", "begin|%(s)s|%(r)s|%({host}i)s|end");
-    });
-    let server = launch.start();
-    let workers = server.wait_workers(3);
-    let load = Load::start(server.address(), Plan::versions(6));
-    for number in 0..ROTATIONS {
-        load.more(50);
-        rotate(&site, &server, &workers, "access.log", number);
-    }
-    let report = load.stop();
-    report.expect_flawless();
-    server.finish();
-    let mut lines = 0;
-    for (name, text) in rotated(&site, "access.log") {
-        for line in text.lines() {
-            assert!(
-                line.starts_with("begin|200|GET /version HTTP/1.1|") && line.ends_with("|end"),
-                "{name}: {line}"
-            );
-            assert_eq!(line.matches('|').count(), 4, "{name}: {line}");
-            lines += 1;
+    under_each_class(|class| {
+        let site = Site::new("rotation_access");
+        site.install(programs().inspect(1), "app.so");
+        let launch = site.launch().class(class).workers(3).with(|settings| {
+            settings.text("accesslog", "access.log");
+            settings.text("access_log_format", "begin|%(s)s|%(r)s|%({host}i)s|end");
+        });
+        let server = launch.start();
+        let workers = server.wait_workers(3);
+        let load = Load::start(server.address(), Plan::versions(6));
+        for number in 0..ROTATIONS {
+            load.more(50);
+            rotate(&site, &server, &workers, "access.log", number);
         }
-    }
-    println!("{lines} lines in {} files, {} answers", ROTATIONS + 1, report.answered());
-    assert_eq!(lines, report.answered());
+        let report = load.stop();
+        report.expect_flawless();
+        server.finish();
+        let mut lines = 0;
+        for (name, text) in rotated(&site, "access.log") {
+            for line in text.lines() {
+                assert!(
+                    line.starts_with("begin|200|GET /version HTTP/1.1|") && line.ends_with("|end"),
+                    "{name}: {line}"
+                );
+                assert_eq!(line.matches('|').count(), 4, "{name}: {line}");
+                lines += 1;
+            }
+        }
+        println!("{lines} lines in {} files, {} answers", ROTATIONS + 1, report.answered());
+        assert_eq!(lines, report.answered());
+    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::error::{EXIT_SETTINGS, EXIT_USAGE};
-use crate::settings::{Kind, Place, SETTINGS, Setting, Value};
+use crate::settings::{Kind, Place, SETTINGS, Setting, Value, gunicorn};
 
 pub use description::description;
 
@@ -374,12 +374,14 @@ fn usage_error(error: &clap::Error, origin: &Origin) -> CliError {
             "cannot use '{word}' {origin}: one application is named already; mount further ones with --mount \
              PREFIX=APP"
         ),
-        ErrorKind::UnknownArgument => match context(ContextKind::SuggestedArg) {
-            Some(suggested) => {
-                format!("cannot use '{word}' {origin}: there is no such option; did you mean '{suggested}'?")
-            }
-            None => format!("cannot use '{word}' {origin}: there is no such option; {hint}"),
-        },
+        ErrorKind::UnknownArgument => {
+            let more = match (gunicorn::became(&word), context(ContextKind::SuggestedArg)) {
+                (Some(became), _) => became,
+                (None, Some(suggested)) => format!("did you mean '{suggested}'?"),
+                (None, None) => hint.to_owned(),
+            };
+            format!("cannot use '{word}' {origin}: there is no such option; {more}")
+        }
         // An option at the very end; clap reports it as an empty value.
         ErrorKind::InvalidValue => format!("cannot use '{word}' {origin}: its value is missing; {hint}"),
         _ => {
@@ -475,6 +477,18 @@ mod tests {
                 2,
                 "cannot use '--zzz' on the command line: there is no such option; 'rgunicorn --help' lists all \
                  options",
+            ),
+            (
+                &["-R"],
+                2,
+                "cannot use '-R' on the command line: there is no such option; what Gunicorn has by that name is met in \
+                 another way: A daemon has '/dev/null'; 'capture_output' keeps what the workers write",
+            ),
+            (
+                &["--certfile", "x"],
+                2,
+                "cannot use '--certfile' on the command line: there is no such option; what Gunicorn has by that name is \
+                 not there yet: With TLS. Until then a proxy in front ends it",
             ),
             (
                 &["a.so", "b.so"],

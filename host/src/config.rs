@@ -422,8 +422,12 @@ fn read_file(
             Err(settings_error(&format!("cannot read {}", path.display()), why))
         }
         Ok(bytes) => {
-            let text = String::from_utf8(bytes)
-                .map_err(|_| settings_error(&format!("cannot read {}", path.display()), "it is not UTF-8"))?;
+            let text = String::from_utf8(bytes).map_err(|error| {
+                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = before.iter().filter(|octet| **octet == b'\n').count() + 1;
+                let what = format!("cannot read {} line {line}", path.display());
+                settings_error(&what, "it is not UTF-8; save the file in that encoding")
+            })?;
             let contents = file::read(&path, &text)?;
             Ok((Some(path), contents))
         }

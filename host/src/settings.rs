@@ -7,7 +7,7 @@
 //! the command line, the TOML key, `--print-config` and the documentation follow. Names and defaults are Gunicorn's
 //! wherever Gunicorn has the setting.
 
-mod gunicorn;
+pub(crate) mod gunicorn;
 pub mod reference;
 
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
 use crate::cli::{Origin, Values};
-use crate::settings::{Kind, Place, SETTINGS, Setting, Value, find, nearest};
+use crate::settings::{Kind, Place, SETTINGS, Setting, Value, find, gunicorn, nearest};
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -40,7 +40,12 @@ pub(super) fn read(path: &Path, text: &str) -> Result<FileContents, ConfigError>
             "cannot read {} line {}: {}{hint}",
             path.display(),
             reader.line(&span),
-            error.message().replace('\n', ", ")
+            match (error.message(), text.get(span).map(str::trim)) {
+                ("duplicate key", Some(key)) if key != "app" => {
+                    format!("'{key}' stands here for the second time; keep one of them")
+                }
+                (message, _) => message.replace('\n', ", "),
+            }
         ))
     })?;
     let mut contents = FileContents::default();
@@ -97,6 +102,9 @@ impl Reader<'_> {
         let flag = |setting: &&Setting| setting.flags.contains(&name.replace('_', "-").as_str());
         let names = SETTINGS.iter().filter(|setting| setting.place == Place::Anywhere);
         let meant = names.clone().find(flag).map(|setting| setting.name);
+        if let (None, Some(became)) = (meant, gunicorn::became(name)) {
+            return self.fail(key, &format!("there is no setting '{name}'; {became}"));
+        }
         let why = match meant.or_else(|| nearest(name, names.map(|setting| setting.name))) {
             Some(near) => format!("there is no setting '{name}'; did you mean '{near}'?"),
             None => format!("there is no setting '{name}'; 'rgunicorn --help' lists all"),
@@ -301,6 +309,15 @@ mod tests {
             (
                 "zzz = 1",
                 "cannot read /f.toml line 1: there is no setting 'zzz'; 'rgunicorn --help' lists all",
+            ),
+            (
+                "certfile = 'x'",
+                "cannot read /f.toml line 1: there is no setting 'certfile'; what Gunicorn has by that name is not there \
+                 yet: With TLS. Until then a proxy in front ends it",
+            ),
+            (
+                "workers = 1\nworkers = 2",
+                "cannot read /f.toml line 2: 'workers' stands here for the second time; keep one of them",
             ),
             (
                 "config = 'x'",

@@ -118,7 +118,10 @@ const VERDICTS: &[(&str, Verdict)] = &[
         "syslog_prefix",
         Adapted("The tag is `rgunicorn.PREFIX.error`, where Gunicorn's begins with `gunicorn.`."),
     ),
-    ("enable_stdio_inheritance", Planned("With `daemon`; without it the workers have the master's.")),
+    (
+        "enable_stdio_inheritance",
+        Adapted("A daemon has `/dev/null`; `capture_output` keeps what the workers write."),
+    ),
     ("statsd_host", Adapted("The monitor process sends sums once a second: see docs/MONITORING.md.")),
     ("proc_name", Adapted("The titles begin with `rgunicorn: `, which has Gunicorn's `gunicorn: ` inside.")),
     ("default_proc_name", Adapted("No setting: without `proc_name` it is the application as it was given.")),
@@ -191,6 +194,22 @@ fn theirs(line: &'static str) -> Option<Theirs> {
 
 fn verdict(name: &str) -> Option<Verdict> {
     VERDICTS.iter().find(|(other, _)| *other == name).map(|(_, verdict)| *verdict)
+}
+
+/// What became of a setting that Gunicorn has by this name or flag, and that is not in the table under it; the end of a
+/// sentence. None for what Gunicorn does not have either.
+pub(crate) fn became(name_or_flag: &str) -> Option<String> {
+    let lines = LIST.lines().filter(|line| !line.starts_with('#'));
+    let theirs = lines
+        .filter_map(theirs)
+        .find(|theirs| theirs.name == name_or_flag || theirs.flags.contains(&name_or_flag))?;
+    let (word, how) = match verdict(theirs.name)? {
+        Adapted(how) => ("met in another way", how),
+        Planned(how) => ("not there yet", how),
+        NotApplicable(how) => ("about Python", how),
+    };
+    let how = how.trim_end_matches('.').replace('`', "'");
+    Some(format!("what Gunicorn has by that name is {word}: {how}"))
 }
 
 /// The comparison, as the last section of the page.
