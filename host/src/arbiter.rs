@@ -10,6 +10,7 @@
 
 mod group;
 mod monitors;
+mod preload;
 mod reexec;
 mod reload;
 mod signals;
@@ -34,7 +35,7 @@ use crate::oom::OomCounter;
 use crate::pidfile::Pidfile;
 use crate::roster::{Action, Roster, Timeouts, Was};
 use crate::runtime::Inherited;
-use crate::scoreboard::{Command, ExitReason, Scoreboard};
+use crate::scoreboard::{Command, ExitReason, Scoreboard, SlotWriter};
 use crate::settings::MAX_WORKERS;
 use crate::sys::fd::{self, Channel, EventFd, Watch};
 use crate::sys::signal::{self, Signal, SignalQueue};
@@ -44,6 +45,7 @@ use crate::systemd::ServiceManager;
 use crate::watch::Watcher;
 use crate::worker::{self, Birth};
 use monitors::Monitors;
+use preload::{TEMPLATES, Templates};
 use reexec::Kin;
 use reload::Reload;
 
@@ -122,6 +124,7 @@ pub struct Arbiter {
     ages: u64,
     reload: Reload,
     monitors: Monitors,
+    templates: Templates,
     runtime_dir: Option<RuntimeDir>,
     /// Runtime directories that are not where they were made: renamed with the release they lie in, or removed.
     moved_dirs: Vec<RuntimeDir>,
@@ -154,7 +157,7 @@ impl Arbiter {
         let (reader, writer) = fd::pipe().map_err(fail)?;
         fd::set_nonblocking(&reader).map_err(fail)?;
         fd::set_nonblocking(&writer).map_err(fail)?;
-        let scoreboard = Scoreboard::new(PROBE_SLOT + 1).map_err(fail)?;
+        let scoreboard = Scoreboard::new(PROBE_SLOT + 1 + TEMPLATES).map_err(fail)?;
         logging::count_dropped(scoreboard.facts().dropped_lines());
         logging::count_lines(scoreboard.facts().lines());
         let kin = Kin::new(&inheritance, launcher).map_err(fail)?;
@@ -174,6 +177,7 @@ impl Arbiter {
             ages: 0,
             reload: Reload::default(),
             monitors: Monitors::default(),
+            templates: Templates::default(),
             runtime_dir: None,
             moved_dirs: Vec::new(),
             pidfile: None,
@@ -194,6 +198,7 @@ impl Arbiter {
             let now = Instant::now();
             self.handle_signals(now);
             self.end_delay(now);
+            self.hear_templates(now);
             self.reap(now);
             self.hear_workers(now);
             self.watch_files(now);
@@ -203,6 +208,7 @@ impl Arbiter {
             // Before any worker is told to leave: who asks must not find fewer of them and no reason.
             self.publish_facts();
             self.manage(now);
+            self.step_templates(now);
             self.keep_monitor(now);
             self.retire_unused();
             self.tell_service_manager(now);
@@ -227,9 +233,11 @@ impl Arbiter {
         };
         watches.extend(self.monitors.watches());
         watches.extend(self.kin.watches());
+        watches.extend(self.templates.watched().map(|template| Watch::readable(template.as_fd())));
         let deadlines = [
             self.roster.next_deadline(),
             self.reload.deadline(),
+            self.templates.deadline(),
             self.monitors.deadline(),
             self.kin.deadline(),
             self.service.deadline(),
@@ -254,6 +262,8 @@ impl Arbiter {
             } else if !self.probe_died(pid, ended, now)
                 && !self.monitor_died(pid, ended, now)
                 && !self.successor_died(pid, ended)
+                && !self.template_died(pid, ended, now)
+                && !self.templates.died_early(pid, ended)
             {
                 // As PID 1 of a container the master inherits whoever lost a parent.
                 log::debug!("reaped process {pid}, no child of this master: {ended}");
@@ -425,31 +435,15 @@ impl Arbiter {
             self.roster.spawn_failed(slot, now);
             return;
         };
+        if held.generation.config.preload {
+            self.order_worker(generation, slot, now);
+            return;
+        }
         self.ages += 1;
         let age = self.ages;
         let forked = EventFd::new().and_then(|command| {
-            let writer = self.scoreboard.claim(slot, age, generation);
-            let listeners = held
-                .listeners
-                .iter()
-                .map(|listener| Inherited {
-                    fd: listener.as_fd().as_raw_fd(),
-                    address: listener.actual().clone(),
-                    foreign: !listener.is_ours(),
-                })
-                .collect();
-            let birth = Birth {
-                generation: &held.generation,
-                age,
-                slot: writer,
-                listeners,
-                command: &command,
-                wake_master: &self.wake.1,
-                images: held.images.iter().map(|(copy, file)| (copy.clone(), file.as_raw_fd())).collect(),
-                keep: self.runtime_dir.iter().flat_map(RuntimeDir::descriptors).collect(),
-                master: nix::unistd::getpid(),
-            };
-            let pid = fork::fork(|| worker::live(&birth))?;
+            let birth = self.birth(held, self.scoreboard.claim(slot, age, generation), age);
+            let pid = fork::fork(|| worker::live(&birth, &command))?;
             Ok((pid, command))
         });
         match forked {
@@ -478,6 +472,29 @@ impl Arbiter {
                 log::error!("cannot fork a worker: {error}; trying again");
                 self.roster.spawn_failed(slot, now);
             }
+        }
+    }
+
+    /// What a worker, or a template, of a generation gets from the master.
+    fn birth<'m>(&'m self, held: &'m Held, slot: SlotWriter, age: u64) -> Birth<'m> {
+        let listeners = held
+            .listeners
+            .iter()
+            .map(|listener| Inherited {
+                fd: listener.as_fd().as_raw_fd(),
+                address: listener.actual().clone(),
+                foreign: !listener.is_ours(),
+            })
+            .collect();
+        Birth {
+            generation: &held.generation,
+            age,
+            slot,
+            listeners,
+            wake_master: &self.wake.1,
+            images: held.images.iter().map(|(copy, file)| (copy.clone(), file.as_raw_fd())).collect(),
+            keep: self.runtime_dir.iter().flat_map(RuntimeDir::descriptors).collect(),
+            master: nix::unistd::getpid(),
         }
     }
 
@@ -548,6 +565,7 @@ impl Arbiter {
         let mut used: BTreeSet<u64> = self.children.values().map(|child| child.generation).collect();
         used.insert(self.serving);
         used.extend(self.reload.generation());
+        used.extend(self.templates.generations());
         let unused: Vec<u64> =
             self.generations.keys().copied().filter(|number| !used.contains(number)).collect();
         for number in unused {
@@ -621,15 +639,20 @@ impl Arbiter {
         }
     }
 
+    /// Whether no worker is to be born any more.
+    fn is_ending(&self) -> bool {
+        matches!(self.stopping, Some(Stopping::Graceful | Stopping::Quick)) || self.failure.is_some()
+    }
+
     fn is_over(&self) -> bool {
         self.workers_are_gone() && self.monitors.are_gone()
     }
 
     fn workers_are_gone(&self) -> bool {
-        let stopping = matches!(self.stopping, Some(Stopping::Graceful | Stopping::Quick));
-        (stopping || self.failure.is_some() || self.kin.is_to_detach())
+        (self.is_ending() || self.kin.is_to_detach())
             && self.children.is_empty()
             && !self.reload.has_probes()
+            && self.templates.are_gone()
     }
 
     /// Leaves nothing behind: sockets, their files, the pid file, the images.

@@ -214,6 +214,8 @@ pub struct Config {
     pub max_worker_memory: Option<u64>,
     /// At least between two workers that are replaced because they ask for it; zero is no limit.
     pub recycle_interval: Duration,
+    /// Whether workers are forked from a template that has created the applications.
+    pub preload: bool,
     /// What a request may measure.
     pub limits: Limits,
     /// Whether to reload when a file has changed.
@@ -545,6 +547,7 @@ fn resolve(
         max_requests_jitter: resolver.integer("max_requests_jitter"),
         max_worker_memory: Some(resolver.integer("max_worker_memory")).filter(|limit| *limit != 0),
         recycle_interval: resolver.seconds("recycle_interval"),
+        preload: resolver.flag("preload_app"),
         limits: Limits {
             request_line: resolver.integer("limit_request_line"),
             request_fields: resolver.integer("limit_request_fields"),

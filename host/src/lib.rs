@@ -2,7 +2,7 @@
 //!
 //! From start to stop: [`cli`] reads what was typed; the [`arbiter`] takes the process over and forks a [`probe`], which
 //! loads the [`config`], copies the [`image`]s of a [`generation`] and tries them; the arbiter binds the
-//! [`listener`]s and forks [`worker`]s, in which the [`runtime`] stands between the worker class, the applications and
+//! [`listener`]s and forks [`worker`]s, itself or by a [`template`], in which the [`runtime`] stands between the worker class, the applications and
 //! the [`scoreboard`]. HUP is the same transaction again. What is spawned, drained and killed is decided by the
 //! [`roster`], which forks nothing.
 //!
@@ -40,6 +40,7 @@ pub mod sys;
 pub mod systemd;
 #[cfg(test)]
 mod temp_dir;
+pub mod template;
 pub mod verb;
 mod walk;
 pub mod watch;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Sources};
 use crate::elf_note::Note;
-use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT};
+use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT};
 use crate::generation::{Generation, MountedApp};
 use crate::image::{self, Image, RuntimeDir, trust};
 use crate::plugin::{self, ClassPlugin, Kind};
@@ -505,5 +505,9 @@ fn attempt(task: &Task<'_>, generation: Generation, master: Pid) -> Result<(), R
     ClassPlugin::open(&generation.class, Path::to_path_buf)?;
     // A worker does exactly this; what only a live worker does (start, ready) is left out.
     let _apps = crate::worker::create_applications(runtime, Path::to_path_buf)?;
+    if generation.config.preload {
+        crate::template::refuse_threads(generation)
+            .map_err(|sentence| Refusal::new(EXIT_APP_LOAD, sentence))?;
+    }
     Ok(())
 }

@@ -292,12 +292,26 @@ impl Roster {
         self.course = Course::Halt(now + HALT_GRACE);
     }
 
-    /// The fork into `slot` succeeded.
-    pub fn spawned(&mut self, slot: usize, pid: Pid, now: Instant) {
-        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.slot == slot) {
-            worker.pid = Some(pid);
+    /// The fork into `slot` succeeded. False: nobody wants it any more, which only happens if the fork took longer
+    /// than a turn of the loop.
+    pub fn spawned(&mut self, slot: usize, pid: Pid, now: Instant) -> bool {
+        let Some(worker) = self.workers.iter_mut().find(|worker| worker.slot == slot) else { return false };
+        worker.pid = Some(pid);
+        let wanted = worker.is_booting();
+        if wanted {
             worker.phase = Phase::Booting { since: now };
         }
+        wanted
+    }
+
+    /// Whether a fork into `slot` was asked for, has not been answered, and is still wanted.
+    pub fn awaits(&self, slot: usize) -> bool {
+        self.workers.iter().any(|worker| worker.slot == slot && worker.pid.is_none() && worker.is_booting())
+    }
+
+    /// The fork into `slot` was never tried, and will not be.
+    pub fn forget(&mut self, slot: usize) {
+        self.workers.retain(|worker| worker.slot != slot || worker.pid.is_some());
     }
 
     /// The fork into `slot` failed: its seat backs off.
@@ -664,7 +678,9 @@ impl Roster {
 
     /// The nearest of all deadlines.
     fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let limits = self.workers.iter().filter_map(Self::limit).min();
+        // How long a fork may take is known to whoever was asked for it.
+        let forked = self.workers.iter().filter(|worker| worker.pid.is_some());
+        let limits = forked.filter_map(Self::limit).min();
         let spawn = self.lacks_worker().then(|| {
             let seat = self.free_seat();
             let rate = (self.forks.len() >= FORKS * self.wanted.max(1))
@@ -1159,6 +1175,31 @@ mod tests {
 
     /// Thousands of random events. At every step: one worker a seat, no more than wanted and one that boot or serve,
     /// nobody who serves is drained below the wanted count by a roll; at the end the wanted count serves.
+    #[test]
+    fn a_fork_that_is_not_answered_yet_can_be_taken_back() {
+        let mut world = World::serving(2);
+        let (pid, ..) = world.alive[0];
+        world.roster.died(pid, world.now);
+        let asked = world.roster.manage(world.now);
+        let [Action::Spawn { slot, .. }] = asked[..] else { panic!("{asked:?}") };
+        // Longer than a boot may take: that time begins with the fork.
+        world.now += 10 * SECOND;
+        assert_eq!(world.roster.manage(world.now), []);
+        assert_eq!(world.roster.next_deadline().filter(|deadline| *deadline <= world.now), None);
+        assert!(world.roster.awaits(slot));
+        world.roster.halt(world.now);
+        world.roster.manage(world.now);
+        assert!(!world.roster.awaits(slot), "nobody wants it any more");
+        // It comes all the same: whoever asked for the fork is to kill it.
+        assert!(!world.roster.spawned(slot, Pid::from_raw(7), world.now));
+        world.roster.forget(slot);
+        assert_eq!(
+            world.roster.died(Pid::from_raw(7), world.now),
+            Was::Leaving,
+            "what was forked is not forgotten"
+        );
+    }
+
     #[test]
     fn whatever_happens_it_converges_and_never_gives_up_service() {
         for seed in 1..60_u64 {

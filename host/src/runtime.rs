@@ -119,6 +119,14 @@ impl Runtime {
         Box::leak(Box::new(runtime))
     }
 
+    /// Template: a runtime for as long as the applications are created; each worker makes its own.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn for_template(generation: Generation, slot: SlotWriter) -> io::Result<&'static Self> {
+        Ok(Box::leak(Box::new(Self::new(generation, slot, &[], 0, false)?)))
+    }
+
     /// Worker: the runtime of this process.
     ///
     /// # Errors

@@ -171,6 +171,12 @@ impl Scoreboard {
         SlotWriter { words, board: *self }
     }
 
+    /// Template: the slot that the master has claimed for the worker that is about to be forked; none if there is no such
+    /// slot.
+    pub fn writer(&self, slot: usize) -> Option<SlotWriter> {
+        self.slots.items().get(slot).map(|words| SlotWriter { words, board: *self })
+    }
+
     /// Master: a slot, to read.
     ///
     /// # Panics

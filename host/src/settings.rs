@@ -615,6 +615,16 @@ pub static SETTINGS: &[Setting] = &[
          for its turn serves on. 0 means as soon as the one before is replaced.",
     ),
     setting(
+        "Workers",
+        "preload_app",
+        &["preload"],
+        Kind::Flag,
+        Some("false"),
+        "Create the applications once, in a template process that then forks the workers: they share its memory, and \
+         boot at once. Each generation has a template of its own, so that a reload brings new code all the same. An \
+         application that starts threads before its start is refused.",
+    ),
+    setting(
         "Timeouts",
         "timeout",
         &["timeout"],

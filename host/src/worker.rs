@@ -21,21 +21,19 @@ use crate::sys::Pid;
 use crate::sys::fd::{EventFd, monotonic_ns};
 use crate::sys::process;
 use crate::sys::signal::{self, WorkerSignals};
-use crate::sys::title;
+use crate::sys::title::{self, Role};
 
-/// What the master gives a worker.
-#[derive(Debug)]
+/// What the master gives a worker, or the template that forks it.
+#[derive(Debug, Clone)]
 pub struct Birth<'m> {
     /// What it runs.
     pub generation: &'m Generation,
-    /// Its number in order of birth.
+    /// Its number in order of birth; 0 is a template.
     pub age: u64,
     /// Where it publishes.
     pub slot: SlotWriter,
     /// The listening sockets of its generation.
     pub listeners: Vec<Inherited>,
-    /// Written by the master when the command word of the slot has changed.
-    pub command: &'m EventFd,
     /// The pipe that wakes the master.
     pub wake_master: &'m OwnedFd,
     /// The images, open, should their files be gone.
@@ -46,10 +44,35 @@ pub struct Birth<'m> {
     pub master: Pid,
 }
 
-/// Worker: the whole life; returns the exit code. A failed boot leaves its sentence on the scoreboard.
-pub fn live(birth: &Birth<'_>) -> i32 {
-    let slot = birth.slot;
-    match boot_and_serve(birth) {
+/// Worker: the whole life; returns the exit code. The master writes `command` when the command word of the slot has
+/// changed.
+pub fn live(birth: &Birth<'_>, command: &EventFd) -> i32 {
+    end(birth.slot, boot_and_serve(birth, command))
+}
+
+/// Worker: as [`live`], for one whom a template has forked with everything that it had loaded. Call it when the master
+/// has become its parent.
+pub fn live_on(birth: &Birth<'_>, command: EventFd, loaded: Loaded) -> i32 {
+    let boot = || {
+        let system = system("a worker");
+        logging::after_fork();
+        title::set(Role::Worker, &birth.generation.config.proc_name);
+        log::info!("Booting worker with pid: {}", std::process::id());
+        let (signals, stuck) = take_signals(birth)?;
+        match signal::kill_with_parent(birth.master) {
+            Ok(true) => {}
+            Ok(false) => return Err(boot("the master is gone".to_owned())),
+            Err(error) => return Err(system("prctl", &error)),
+        }
+        signal::unblock_all().map_err(|error| system("sigprocmask", &error))?;
+        serve(birth, command, signals, stuck, |_| Ok(loaded))
+    };
+    end(birth.slot, boot())
+}
+
+/// Worker, Template: the exit code. A failed boot leaves its sentence on the scoreboard.
+pub(crate) fn end(slot: SlotWriter, lived: Result<(), Failure>) -> i32 {
+    match lived {
         Ok(()) => 0,
         Err(failure) => {
             slot.set_message(&failure.sentence);
@@ -58,10 +81,18 @@ pub fn live(birth: &Birth<'_>) -> i32 {
     }
 }
 
-/// Why a worker ends with another code than 0.
-struct Failure {
-    exit_code: i32,
-    sentence: String,
+/// Why a worker or a template ends with another code than 0.
+pub(crate) struct Failure {
+    pub(crate) exit_code: i32,
+    pub(crate) sentence: String,
+}
+
+/// The code of a generation, in this process.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "tables of functions")]
+pub struct Loaded {
+    class: ClassPlugin,
+    apps: Vec<AppHandle<'static>>,
 }
 
 impl From<PluginError> for Failure {
@@ -77,17 +108,35 @@ fn boot(sentence: String) -> Failure {
     Failure { exit_code: EXIT_WORKER_BOOT, sentence }
 }
 
-fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
-    let slot = birth.slot;
+/// Sentences about system calls that should not fail.
+pub(crate) fn system(whom: &str) -> impl Fn(&str, &io::Error) -> Failure {
+    move |what, error| boot(format!("cannot boot {whom}: {what}: {error}"))
+}
+
+fn boot_and_serve(birth: &Birth<'_>, command: &EventFd) -> Result<(), Failure> {
+    let system = system("a worker");
+    let (signals, stuck) = settle(birth, &[command.as_fd().as_raw_fd()], Role::Worker)?;
+    let command = command.duplicate().map_err(|error| system("dup", &error))?;
+    serve(birth, command, signals, stuck, |runtime| load(runtime, &birth.images))
+}
+
+/// Worker, Template: what comes before any code of others. `own` are descriptors to keep beside those of the birth.
+pub(crate) fn settle(
+    birth: &Birth<'_>,
+    own: &[i32],
+    role: Role,
+) -> Result<(WorkerSignals, &'static EventFd), Failure> {
     let generation = birth.generation;
-    let system = |what: &str, error: &io::Error| boot(format!("cannot boot a worker: {what}: {error}"));
+    let subject = format!("a {}", role.word());
+    let system = system(&subject);
     // 1. Descriptors of the master's own (its signal queue, other workers' ends, sockets of another generation) go
     //    first: a socket that was removed must not live on in here.
     logging::after_fork();
     let mut keep = birth.keep.clone();
     keep.extend(birth.listeners.iter().map(|listener| listener.fd));
     keep.extend(birth.images.iter().map(|(_, fd)| *fd));
-    keep.extend([birth.command.as_fd().as_raw_fd(), birth.wake_master.as_raw_fd()]);
+    keep.push(birth.wake_master.as_raw_fd());
+    keep.extend(own);
     keep.extend(logging::raw_fds());
     process::close_all_but(&keep).map_err(|error| system("close_range", &error))?;
     // The log of its own generation: the master changes its own only when this worker is ready. Before privileges go,
@@ -99,17 +148,37 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     if generation.config.capture_output {
         logging::capture_output().map_err(|error| system("dup2", &error))?;
     }
-    title::set(title::Role::Worker, &generation.config.proc_name);
-    log::info!("Booting worker with pid: {}", std::process::id());
+    title::set(role, &generation.config.proc_name);
+    log::info!("Booting {} with pid: {}", role.word(), std::process::id());
     // 2. Signals are still blocked by the fork. Handlers before they are unblocked, or the first TERM kills.
-    signal::reset_to_default().map_err(|error| system("sigaction", &error))?;
-    let signals = WorkerSignals::install().map_err(|error| system("signal handlers", &error))?;
-    let stuck = record_crashes(&slot, birth.master).map_err(|error| system("crash handlers", &error))?;
+    let taken = take_signals(birth)?;
     // 3. Privileges, before any byte of a plugin.
     become_worker_user(&generation.config, birth.master).map_err(boot)?;
     signal::unblock_all().map_err(|error| system("sigprocmask", &error))?;
+    Ok(taken)
+}
+
+fn take_signals(birth: &Birth<'_>) -> Result<(WorkerSignals, &'static EventFd), Failure> {
+    let system = system("a worker");
+    signal::reset_to_default().map_err(|error| system("sigaction", &error))?;
+    let signals = WorkerSignals::install().map_err(|error| system("signal handlers", &error))?;
+    let stuck =
+        record_crashes(&birth.slot, birth.master).map_err(|error| system("crash handlers", &error))?;
+    Ok((signals, stuck))
+}
+
+/// Worker: from the host inside it to its end. `load` brings the code, unless a template has.
+fn serve(
+    birth: &Birth<'_>,
+    command: EventFd,
+    signals: WorkerSignals,
+    stuck: &'static EventFd,
+    load: impl FnOnce(&'static Runtime) -> Result<Loaded, Failure>,
+) -> Result<(), Failure> {
+    let slot = birth.slot;
+    let generation = birth.generation;
+    let system = system("a worker");
     // 4. The host inside the worker, and its watch thread: from here on a worker that hangs can say where.
-    let command = birth.command.duplicate().map_err(|error| system("dup", &error))?;
     let wake = birth.wake_master.try_clone().map_err(|error| system("dup", &error))?;
     let runtime = Runtime::for_worker(generation.clone(), slot, &birth.listeners, birth.age, command, wake)
         .map_err(boot)?;
@@ -124,13 +193,10 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     #[expect(clippy::disallowed_methods, reason = "a worker may have threads; only the master may not")]
     let watching = std::thread::Builder::new().name("watch".into()).stack_size(256 * 1024).spawn(watch);
     watching.map_err(|error| system("the watch thread", &error))?;
-    // 5. Code of others. The class first, so that its mistakes are not taken for the application's.
+    // 5. Code of others.
     let generation = runtime.generation();
     plugin::note_panics(slot);
-    slot.set_stage(&format!("loading {}", generation.class.original.display()));
-    let place = |copy: &Path| present(copy, &birth.images);
-    let class = ClassPlugin::open(&generation.class, place)?;
-    let apps = create_applications(runtime, place)?;
+    let Loaded { class, apps } = load(runtime)?;
     publish_load_ranges(&slot, generation);
     // 6. What belongs after the last fork: threads, pools, runtimes.
     for (index, app) in apps.iter().enumerate() {
@@ -169,7 +235,18 @@ fn boot_and_serve(birth: &Birth<'_>) -> Result<(), Failure> {
     })
 }
 
-/// Probe, Worker: SIGSEGV and its kin are recorded on the scoreboard; an ABRT of the master makes the descriptor
+/// Worker, Template: opens what the generation runs and creates its applications. The class first, so that its mistakes
+/// are not taken for the application's.
+pub(crate) fn load(runtime: &'static Runtime, images: &[(PathBuf, i32)]) -> Result<Loaded, Failure> {
+    let generation = runtime.generation();
+    runtime.slot().set_stage(&format!("loading {}", generation.class.original.display()));
+    let place = |copy: &Path| present(copy, images);
+    let class = ClassPlugin::open(&generation.class, place)?;
+    let apps = create_applications(runtime, place)?;
+    Ok(Loaded { class, apps })
+}
+
+/// Probe, Template, Worker: SIGSEGV and its kin are recorded on the scoreboard; an ABRT of the master makes the descriptor
 /// readable that is returned.
 ///
 /// # Errors
@@ -181,7 +258,7 @@ pub fn record_crashes(slot: &SlotWriter, master: Pid) -> io::Result<&'static Eve
     Ok(stuck)
 }
 
-/// Probe, Worker: environment, directory, mask, user, and the wish to die with the master.
+/// Probe, Template, Worker: environment, directory, mask, user, and the wish to die with the master.
 ///
 /// # Errors
 /// One sentence.
@@ -214,7 +291,7 @@ pub fn become_worker_user(config: &Config, master: Pid) -> Result<(), String> {
     }
 }
 
-/// Probe, Worker: opens each library once and creates each mounted application, in the order of the mounts.
+/// Probe, Template, Worker: opens each library once and creates each mounted application, in the order of the mounts.
 ///
 /// # Errors
 /// The first that cannot be opened or created.

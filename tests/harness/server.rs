@@ -80,6 +80,9 @@ impl<'s> Launch<'s> {
     pub(crate) fn new(site: &'s Site) -> Self {
         let mut settings = Settings::default();
         settings.text("application", "app.so:app").list("bind", &["127.0.0.1:0"]);
+        if std::env::var_os("RGUNICORN_TEST_PRELOAD").is_some() {
+            settings.raw("preload_app", "true");
+        }
         let program = programs().rgunicorn();
         let (arguments, variables, passed) = (Vec::new(), Vec::new(), Vec::new());
         Self { site, settings, arguments, variables, program, script: None, passed }

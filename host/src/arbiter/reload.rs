@@ -117,6 +117,11 @@ impl Reload {
         self.probe().is_some() || !self.spent.is_empty()
     }
 
+    /// Whether this is a probe of whatever age.
+    pub(super) fn has_probe(&self, pid: Pid) -> bool {
+        self.spent.iter().chain(self.probe()).any(|probe| probe.pid == pid)
+    }
+
     /// When a probe must have finished. A booting worker's deadline is the roster's.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let next = if let Phase::Binding { next, .. } = &self.phase { Some(*next) } else { None };

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{Arbiter, Stopping};
 use crate::logging;
-use crate::sys::signal::Signal;
+use crate::sys::signal::{self, Signal};
 
 impl Arbiter {
     /// Acts on all signals that came, in the order of the queue.
@@ -73,6 +73,12 @@ impl Arbiter {
         self.monitors.reopen_logs();
         for pid in self.children.keys() {
             self.send(nix::unistd::Pid::from_raw(*pid), Signal::SIGUSR1);
+        }
+        // A worker that is forked later has the log of its template.
+        for pid in self.templates.pids() {
+            if let Err(error) = signal::send(pid, Signal::SIGUSR1) {
+                log::error!("cannot send SIGUSR1 to the template (pid:{pid}): {error}");
+            }
         }
     }
 

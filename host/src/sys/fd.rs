@@ -125,6 +125,15 @@ impl EventFd {
     }
 }
 
+impl EventFd {
+    /// One that another process made, and sent over a [`Channel`].
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        // SAFETY: the type promises a descriptor and nothing about what is behind it; one that is no eventfd gives
+        // errors, and this one is ours alone.
+        Self(unsafe { RawEventFd::from_owned_fd(fd) })
+    }
+}
+
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -40,6 +40,22 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Child: closes these descriptors of its parent.
+///
+/// # Errors
+/// As [`close_all_but`].
+pub fn close(fds: &[RawFd]) -> io::Result<()> {
+    fds.iter().filter_map(|fd| u32::try_from(*fd).ok()).try_for_each(|fd| close_range(fd, fd))
+}
+
+/// Master: whose parent ends, among the descendants forked from now on, becomes its child (`PR_SET_CHILD_SUBREAPER`).
+///
+/// # Errors
+/// None that prctl(2) gives for these arguments.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closes descriptors that values of the parent's image own; in this process, a forked child that leaves
     // through _exit, those values are never used or dropped again (who calls this keeps that promise).

@@ -218,6 +218,8 @@ impl WorkerSignals {
         // Leaked: a handler may use it until the very end of the process.
         let wake: &'static EventFd = Box::leak(Box::new(EventFd::new()?));
         WAKE.store(wake.as_fd().as_raw_fd(), Ordering::Release);
+        // What the parent noted and had not taken yet is the parent's.
+        PENDING.store(0, Ordering::Release);
         let flags = libc::SA_RESTART | libc::SA_ONSTACK;
         for signal in NOTED {
             let handler = note as extern "C" fn(c_int) as libc::sighandler_t;
@@ -280,7 +282,8 @@ pub struct CrashCell {
 }
 
 /// What the crash handler needs; set before the handler is, never changed.
-static CRASH: OnceLock<Crash> = OnceLock::new();
+/// A worker that a template forked finds the first one taken, and sets the second.
+static CRASH: [OnceLock<Crash>; 2] = [const { OnceLock::new() }; 2];
 /// Of two threads that crash together the first one is written down.
 static CLAIMED: AtomicBool = AtomicBool::new(false);
 
@@ -296,13 +299,14 @@ struct Crash {
 /// readable, for a thread that can still say what the stuck ones are doing.
 ///
 /// Gives the calling thread an alternate stack, without which a stack overflow could not be recorded; other threads
-/// call [`alternate_stack`] themselves. Once in a process.
+/// call [`alternate_stack`] themselves. Once in a process; once more in a child that it forks.
 ///
 /// # Errors
-/// ENOMEM for the stack; `AlreadyExists` on a second call.
+/// ENOMEM for the stack; `AlreadyExists` on a third call.
 pub fn install_crash_handlers(cell: CrashCell, master: Pid, watch: &'static EventFd) -> io::Result<()> {
     let crash = Crash { cell, master, watch: watch.as_fd().as_raw_fd() };
-    CRASH.set(crash).map_err(|_| io::Error::from(io::ErrorKind::AlreadyExists))?;
+    let free = CRASH.iter().find(|set| set.get().is_none());
+    free.and_then(|free| free.set(crash).ok()).ok_or(io::ErrorKind::AlreadyExists)?;
     alternate_stack()?;
     // No SA_RESETHAND: an ABRT of the master must leave the handler in place. `crashed` resets it by itself.
     let flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
@@ -337,7 +341,7 @@ extern "C" fn crashed(number: c_int, info: *mut siginfo_t, context: *mut c_void)
     // SAFETY: with SA_SIGINFO the kernel passes a siginfo_t that lives as long as the handler runs (sigaction(2)).
     let info = unsafe { &*info };
     // Set before the handler was installed; `get` is one atomic load.
-    if let Some(crash) = CRASH.get() {
+    if let Some(crash) = CRASH.iter().rev().find_map(OnceLock::get) {
         // SAFETY: every signal that kill(2) sent carries a pid, and SI_USER says that it was kill(2).
         let from_master = info.si_code == libc::SI_USER && unsafe { info.si_pid() } == crash.master.as_raw();
         if number == libc::SIGABRT && from_master {

@@ -91,6 +91,8 @@ pub enum Role {
     Master,
     /// Tries a generation.
     Probe,
+    /// Has created the applications, and forks workers.
+    Template,
     /// Serves.
     Worker,
     /// Tells others how the server is.
@@ -98,10 +100,12 @@ pub enum Role {
 }
 
 impl Role {
-    fn word(self) -> &'static str {
+    /// As title and log say it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Master => "master",
             Self::Probe => "probe",
+            Self::Template => "template",
             Self::Worker => "worker",
             Self::Monitor => "monitor",
         }

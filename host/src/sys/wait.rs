@@ -9,6 +9,8 @@
 use std::fmt;
 use std::io;
 
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::signal;
@@ -86,6 +88,13 @@ pub fn wait(pid: Pid) -> io::Result<Ended> {
     }
 }
 
+/// Whether there is a child with this number, alive or not reaped yet. It is left as it is.
+pub fn is_child(pid: Pid) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // Any other error comes from reading how it ended, which nobody asked.
+    pid.as_raw() > 0 && waitid(Id::Pid(pid), look) != Err(Errno::ECHILD)
+}
+
 fn waitpid(pid: Pid, flags: i32) -> io::Result<Option<(Pid, i32)>> {
     let mut status = 0;
     // SAFETY: `status` is a live local that waitpid(2) writes once; the kernel keeps no pointer to it.
@@ -114,6 +123,17 @@ mod tests {
         .unwrap();
         signal::send(pid, signal::Signal::SIGKILL).unwrap();
         assert_eq!(wait(pid).unwrap(), Ended::Killed { signal: libc::SIGKILL, core: false });
+    }
+
+    #[test]
+    fn a_child_is_one_until_it_is_reaped() {
+        let pid = fork(|| 3).unwrap();
+        assert!(is_child(pid) && is_child(pid));
+        assert_eq!(wait(pid).unwrap(), Ended::Exited(3));
+        assert!(!is_child(pid));
+        for other in [0, -1, 1] {
+            assert!(!is_child(Pid::from_raw(other)));
+        }
     }
 
     #[test]
