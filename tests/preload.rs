@@ -379,3 +379,29 @@ fn a_worker_that_is_forked_after_usr1_writes_to_the_new_log() {
     server.wait_workers(1);
     server.finish();
 }
+
+#[test]
+fn a_storm_of_signals_leaves_the_right_number_of_workers() {
+    let site = Site::new("storm");
+    let server = preloaded(&site).workers(3).start();
+    let load = Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(5)));
+    let signals = [Signal::SIGTTIN, Signal::SIGHUP, Signal::SIGTTOU, Signal::SIGTTOU, Signal::SIGTTIN];
+    for turn in 0..500 {
+        server.signal(signals[turn % 5]);
+        // Part of the storm: two signals of a kind that come together are one.
+        std::thread::sleep(Duration::from_micros(turn as u64 * 7919 % 8000));
+    }
+    // A last HUP says how many there shall be.
+    server.signal(Signal::SIGHUP);
+    let mut steady = (BTreeSet::new(), Instant::now());
+    wait_for("three workers and a template for a second", || {
+        let now: BTreeSet<i32> = server.children().into_iter().collect();
+        if steady.0 != now || now.len() != 4 {
+            steady = (now, Instant::now());
+        }
+        steady.1.elapsed() > Duration::from_secs(1)
+    });
+    assert_eq!((server.workers().len(), templates(&server).len()), (3, 1));
+    load.stop().expect_flawless();
+    server.finish();
+}
