@@ -188,6 +188,8 @@ pub struct Config {
     pub worker_options: BTreeMap<String, String>,
     /// At least one; prefixes are unique; longest prefix first.
     pub mounts: Vec<Mount>,
+    /// Libraries of hooks, absolute, in the order in which they are called.
+    pub hooks: Vec<PathBuf>,
     /// How long a worker may be silent.
     pub timeout: Option<Duration>,
     /// How long a worker that was told to stop may go on; zero is zero.
@@ -534,6 +536,7 @@ fn resolve(
         worker_class,
         worker_options,
         mounts,
+        hooks: resolver.list("hooks").iter().map(|file| resolver.directory.join(file)).collect(),
         timeout: resolver.timeout("timeout"),
         graceful_timeout: resolver.seconds("graceful_timeout"),
         drain_delay: resolver.seconds("drain_delay"),

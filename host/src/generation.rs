@@ -39,7 +39,7 @@ pub struct Generation {
     pub apps: Vec<Image>,
     /// The applications, longest prefix first.
     pub mounts: Vec<MountedApp>,
-    /// Libraries whose hooks the master's side runs.
+    /// The libraries of hooks.
     pub hooks: Vec<Image>,
     /// Where the images lie; removed when the last process that uses them is gone.
     pub directory: PathBuf,
@@ -52,8 +52,8 @@ impl Generation {
         named.unwrap_or(&self.config.worker_class.name)
     }
 
-    /// All images, in the order in which load ranges are numbered: the class, then the applications.
+    /// All images, in the order in which load ranges are numbered: the class, the applications, the hooks.
     pub fn images(&self) -> impl Iterator<Item = &Image> {
-        std::iter::once(&self.class).chain(&self.apps)
+        std::iter::once(&self.class).chain(&self.apps).chain(&self.hooks)
     }
 }

@@ -12,8 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rgunicorn_worker_api::abi::{
-    self, APP_SYMBOL, AppHandle, AppHostHandle, AppModule_Ref, Bytes, HostObject, LogSink, MountList,
-    MountParts, OUTCOME_UNKNOWN_NAME, Refusal, WORKER_SYMBOL, WorkerModule_Ref,
+    self, APP_SYMBOL, AppHandle, AppHostHandle, AppModule_Ref, Bytes, HOOK_SYMBOL, HookModule_Ref, HookParts,
+    HostObject, LogSink, MountList, MountParts, OUTCOME_UNKNOWN_NAME, Refusal, WORKER_SYMBOL,
+    WorkerModule_Ref,
 };
 
 use crate::elf_note::Note;
@@ -30,6 +31,8 @@ pub enum Kind {
     WorkerClass,
     /// Given as `FILE:NAME`.
     Application,
+    /// Given with `--hooks`.
+    Hooks,
 }
 
 impl Kind {
@@ -38,6 +41,16 @@ impl Kind {
         match self {
             Self::WorkerClass => "worker class",
             Self::Application => "application",
+            Self::Hooks => "hook library",
+        }
+    }
+
+    /// With its article.
+    fn phrase(self) -> &'static str {
+        match self {
+            Self::WorkerClass => "a worker class",
+            Self::Application => "an application",
+            Self::Hooks => "a hook library",
         }
     }
 
@@ -46,6 +59,7 @@ impl Kind {
         match self {
             Self::WorkerClass => "worker",
             Self::Application => "app",
+            Self::Hooks => "hooks",
         }
     }
 
@@ -53,7 +67,7 @@ impl Kind {
     pub fn exit_code(self) -> i32 {
         match self {
             Self::WorkerClass => EXIT_WORKER_BOOT,
-            Self::Application => EXIT_APP_LOAD,
+            Self::Application | Self::Hooks => EXIT_APP_LOAD,
         }
     }
 }
@@ -95,8 +109,9 @@ pub fn judge(image: &Image, kind: Kind) -> Result<&Note, PluginError> {
     let found = note.get("kind").unwrap_or_default();
     if found != kind.word() {
         return fail(match found {
-            "worker" => "it is a worker class, not an application; give it to -k".to_owned(),
-            "app" => "it is an application, not a worker class; give it as the APP argument".to_owned(),
+            "worker" => format!("it is a worker class, not {}; give it to -k", kind.phrase()),
+            "app" => format!("it is an application, not {}; give it as the APP argument", kind.phrase()),
+            "hooks" => format!("it is a hook library, not {}; give it to --hooks", kind.phrase()),
             other => format!("its kind is '{other}', which this version does not know; upgrade rgunicorn"),
         });
     }
@@ -295,10 +310,65 @@ impl AppPlugin {
     }
 }
 
+/// A library of hooks that was opened.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "a table of functions")]
+pub struct HookPlugin {
+    module: HookModule_Ref,
+}
+
+impl HookPlugin {
+    /// Probe, Template, Worker: opens the library where `place` says its copy is, and connects its log.
+    ///
+    /// # Errors
+    /// The loader refuses it, or it is not what its note says.
+    pub fn open(image: &Image, place: impl Fn(&Path) -> PathBuf) -> Result<Self, PluginError> {
+        let symbol = open(image, Kind::Hooks, HOOK_SYMBOL, place)?;
+        // SAFETY: the symbol of a library whose note says that the export macro of this kind wrote it; the library is
+        // never unloaded.
+        let module = unsafe { abi::load::<HookModule_Ref>(symbol) }
+            .map_err(|refusal| refused(image, Kind::Hooks, refusal))?;
+        module.attach()(log_sink());
+        connect_level(module.set_log_level());
+        Ok(Self { module })
+    }
+
+    /// A bit for each hook that it has.
+    pub fn present(&self) -> u64 {
+        self.module.hooks()()
+    }
+
+    /// Worker: runs a hook.
+    ///
+    /// # Errors
+    /// What the hook says, a panic included.
+    pub fn call(&self, hook: u32, numbers: &[u64], texts: &[Bytes]) -> Result<(), String> {
+        let call = self.module.call();
+        let parts = HookParts {
+            numbers: numbers.as_ptr(),
+            numbers_len: numbers.len(),
+            texts: texts.as_ptr(),
+            texts_len: texts.len(),
+        };
+        // SAFETY: the lists, and the octets behind the texts, are lent for the call.
+        let outcome = unsafe { call(hook, parts) };
+        if outcome.code == 0 { Ok(()) } else { Err(outcome.message.into_string()) }
+    }
+}
+
 /// The sentence for an application that refused to be created, started or made ready.
 pub fn failed(image: &Image, name: &str, what: &str, why: &str) -> PluginError {
     PluginError {
         sentence: format!("the application {}:{name} {what}: {why}", image.original.display()),
+        details: None,
+        exit_code: EXIT_APP_LOAD,
+    }
+}
+
+/// The sentence for a hook that refused.
+pub fn hook_failed(image: &Image, hook: &str, why: &str) -> PluginError {
+    PluginError {
+        sentence: format!("the hook {hook} of {} failed: {why}", image.original.display()),
         details: None,
         exit_code: EXIT_APP_LOAD,
     }

@@ -440,13 +440,19 @@ fn copy_images(task: &Task<'_>, config: Config, directory: &Path) -> Result<Gene
             image,
         });
     }
+    let mut hooks = Vec::with_capacity(config.hooks.len());
+    for file in &config.hooks {
+        let image = copy(file, Kind::Hooks)?;
+        plugin::judge(&image, Kind::Hooks)?;
+        hooks.push(image);
+    }
     Ok(Generation {
         number: task.generation,
         class,
         class_options,
         apps,
         mounts,
-        hooks: Vec::new(),
+        hooks,
         directory: directory.to_owned(),
         config,
     })
@@ -501,6 +507,7 @@ fn attempt(task: &Task<'_>, generation: Generation, master: Pid) -> Result<(), R
     let runtime = Runtime::for_probe(generation, task.slot);
     let generation = runtime.generation();
     plugin::note_panics(task.slot);
+    crate::hooks::Hooks::open(runtime, Path::to_path_buf)?;
     task.slot.set_stage(&format!("loading {}", generation.class.original.display()));
     ClassPlugin::open(&generation.class, Path::to_path_buf)?;
     // A worker does exactly this; what only a live worker does (start, ready) is left out.

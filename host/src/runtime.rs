@@ -22,6 +22,7 @@ use rgunicorn_worker_api::worker::{Record, State};
 use crate::access_log::{AccessLog, AccessRecord, Format, Headers, Layout, RequestLine};
 use crate::config::BindKind;
 use crate::generation::Generation;
+use crate::hooks::Hooks;
 use crate::logging;
 use crate::scoreboard::{Command, SlotWriter, is_tracked, readable};
 use crate::sys::fd::{EventFd, Watch, monotonic_ns, poll};
@@ -79,6 +80,10 @@ pub struct Runtime {
     retiring: AtomicBool,
     /// The level that was last set here.
     log_level: AtomicU64,
+    /// Set when the boot is over.
+    hooks: OnceLock<Hooks>,
+    /// The hook about the end has begun, on whatever thread.
+    exit_told: AtomicBool,
     request_timeout: Option<Duration>,
     expiry: Mutex<Expiry>,
     /// Tells the master that something changed on the scoreboard.
@@ -198,6 +203,8 @@ impl Runtime {
             max_requests,
             requests: AtomicU64::new(0),
             log_level: AtomicU64::new(generation.config.loglevel as u64),
+            hooks: OnceLock::new(),
+            exit_told: AtomicBool::new(false),
             request_timeout,
             retiring: AtomicBool::new(false),
             expiry: Mutex::new(Expiry::new(request_timeout)),
@@ -220,6 +227,31 @@ impl Runtime {
     pub fn facts(&'static self, mount: usize) -> &'static AppFacts {
         let settings = self.generation.mounts[mount].settings.clone();
         Box::leak(Box::new(AppFacts { runtime: self, settings }))
+    }
+
+    /// Its number in order of birth; 0 in a probe or a template.
+    pub fn age(&self) -> u64 {
+        self.age
+    }
+
+    /// Worker: the hooks, once the boot is over: from now on they hear of requests, signals and the end.
+    pub fn set_hooks(&self, hooks: Hooks) {
+        // Set once in the life of a worker.
+        let _ = self.hooks.set(hooks);
+    }
+
+    /// A hook whose error changes nothing. `[any thread]`
+    fn hook(&self, hook: u32) {
+        if let Some(hooks) = self.hooks.get() {
+            hooks.tell(self, hook);
+        }
+    }
+
+    /// The end has come, once: with the class, or instead of it.
+    fn tell_exit(&self) {
+        if !self.exit_told.swap(true, Ordering::AcqRel) {
+            self.hook(abi::HOOK_WORKER_EXIT);
+        }
     }
 
     /// Worker: the applications, once they are started, so that the watch thread can tell them to drain.
@@ -245,6 +277,7 @@ impl Runtime {
 
     /// Worker: the class has returned; a pending halt need not wait any longer.
     pub fn finish(&self) {
+        self.tell_exit();
         self.finished.store(true, Ordering::Release);
         self.flush_logs();
     }
@@ -353,6 +386,7 @@ impl Runtime {
                     self.advance(State::Draining);
                 }
                 if came.contains(Signal::SIGINT) || came.contains(Signal::SIGQUIT) {
+                    self.hook(abi::HOOK_WORKER_INT);
                     self.halt();
                 }
             }
@@ -426,6 +460,7 @@ impl Runtime {
             // Nothing wakes this thread when the class returns; the process ends then.
             std::thread::park_timeout(Duration::from_millis(5));
         }
+        self.tell_exit();
         self.flush_logs();
         crate::sys::process::leave(0);
     }
@@ -442,6 +477,7 @@ impl Runtime {
             }
             None => log::error!("stuck while {}", self.slot.stage()),
         }
+        self.hook(abi::HOOK_WORKER_ABORT);
         self.flush_logs();
         std::process::abort();
     }
@@ -621,6 +657,9 @@ impl HostServices for Runtime {
     }
 
     fn request_begin(&self, request: &Request<'_>) -> u64 {
+        if let Some(hooks) = self.hooks.get() {
+            hooks.pre_request(self, request);
+        }
         let token = self.slot.begin_request(request.method(), request.target(), monotonic_ns());
         if self.request_timeout.is_none() {
             return token;
@@ -665,6 +704,9 @@ impl HostServices for Runtime {
                 request_headers: &RequestFields(record.request),
                 response_headers: &ResponseFields(record.response_fields),
             });
+        }
+        if let Some(hooks) = self.hooks.get() {
+            hooks.post_request(self, record.request, record.status, duration.unwrap_or_default());
         }
         let served = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         if self.max_requests != 0 && served == self.max_requests && self.retire() {

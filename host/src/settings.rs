@@ -435,6 +435,15 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         "Application",
+        "hooks",
+        &["hooks"],
+        Kind::PathList,
+        None,
+        "A library of hooks, which are called when a worker begins and ends and around each request. Which there are: \
+         docs/HOOKS.md.",
+    ),
+    setting(
+        "Application",
         "chdir",
         &["chdir"],
         Kind::Path,

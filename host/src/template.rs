@@ -198,7 +198,7 @@ fn live(birth: &Birth<'_>, scoreboard: Scoreboard, channel: &Channel) -> Result<
     plugin::note_panics(slot);
     let runtime = Runtime::for_template(birth.generation.clone(), slot)
         .map_err(|error| system("the host inside it", &error))?;
-    let loaded = worker::load(runtime, &birth.images)?;
+    let loaded = worker::load(runtime, &birth.images, |_| Ok(()))?;
     refuse_threads(birth.generation).map_err(|sentence| Failure { exit_code: EXIT_APP_LOAD, sentence })?;
     slot.set_stage("forking workers");
     // A panic in `create` that was survived is no account of a later death.

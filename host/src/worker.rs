@@ -13,6 +13,7 @@ use rgunicorn_worker_api::abi::{AppHandle, Bytes, MountParts, host_object};
 use crate::config::Config;
 use crate::error::EXIT_WORKER_BOOT;
 use crate::generation::Generation;
+use crate::hooks::Hooks;
 use crate::logging;
 use crate::plugin::{self, AppPlugin, ClassPlugin, PluginError};
 use crate::runtime::{Inherited, Runtime};
@@ -65,7 +66,10 @@ pub fn live_on(birth: &Birth<'_>, command: EventFd, loaded: Loaded) -> i32 {
             Err(error) => return Err(system("prctl", &error)),
         }
         signal::unblock_all().map_err(|error| system("sigprocmask", &error))?;
-        serve(birth, command, signals, stuck, |_| Ok(loaded))
+        serve(birth, command, signals, stuck, |runtime| {
+            loaded.hooks.post_fork(runtime)?;
+            Ok(loaded)
+        })
     };
     end(birth.slot, boot())
 }
@@ -91,6 +95,7 @@ pub(crate) struct Failure {
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "tables of functions")]
 pub struct Loaded {
+    hooks: Hooks,
     class: ClassPlugin,
     apps: Vec<AppHandle<'static>>,
 }
@@ -117,7 +122,9 @@ fn boot_and_serve(birth: &Birth<'_>, command: &EventFd) -> Result<(), Failure> {
     let system = system("a worker");
     let (signals, stuck) = settle(birth, &[command.as_fd().as_raw_fd()], Role::Worker)?;
     let command = command.duplicate().map_err(|error| system("dup", &error))?;
-    serve(birth, command, signals, stuck, |runtime| load(runtime, &birth.images))
+    serve(birth, command, signals, stuck, |runtime| {
+        load(runtime, &birth.images, |hooks| hooks.post_fork(runtime))
+    })
 }
 
 /// Worker, Template: what comes before any code of others. `own` are descriptors to keep beside those of the birth.
@@ -196,7 +203,7 @@ fn serve(
     // 5. Code of others.
     let generation = runtime.generation();
     plugin::note_panics(slot);
-    let Loaded { class, apps } = load(runtime)?;
+    let Loaded { hooks, class, apps } = load(runtime)?;
     publish_load_ranges(&slot, generation);
     // 6. What belongs after the last fork: threads, pools, runtimes.
     for (index, app) in apps.iter().enumerate() {
@@ -211,6 +218,8 @@ fn serve(
         app.ready()
             .map_err(|error| plugin::failed(image, &mount.name, "did not become ready", error.message()))?;
     }
+    hooks.post_worker_init(runtime)?;
+    runtime.set_hooks(hooks);
     // 7. The loop. `Host::ready` inside of it reports to the master and waits for its go.
     slot.set_stage("running the worker class");
     let mounts: &'static [MountParts] = mounts(generation, &apps).leak();
@@ -235,15 +244,21 @@ fn serve(
     })
 }
 
-/// Worker, Template: opens what the generation runs and creates its applications. The class first, so that its mistakes
-/// are not taken for the application's.
-pub(crate) fn load(runtime: &'static Runtime, images: &[(PathBuf, i32)]) -> Result<Loaded, Failure> {
+/// Worker, Template: opens what the generation runs and creates its applications. The hooks first, because one of them
+/// may come before all else; then the class, so that its mistakes are not taken for the application's.
+pub(crate) fn load(
+    runtime: &'static Runtime,
+    images: &[(PathBuf, i32)],
+    first: impl FnOnce(&Hooks) -> Result<(), PluginError>,
+) -> Result<Loaded, Failure> {
     let generation = runtime.generation();
-    runtime.slot().set_stage(&format!("loading {}", generation.class.original.display()));
     let place = |copy: &Path| present(copy, images);
+    let hooks = Hooks::open(runtime, place)?;
+    first(&hooks)?;
+    runtime.slot().set_stage(&format!("loading {}", generation.class.original.display()));
     let class = ClassPlugin::open(&generation.class, place)?;
     let apps = create_applications(runtime, place)?;
-    Ok(Loaded { class, apps })
+    Ok(Loaded { hooks, class, apps })
 }
 
 /// Probe, Template, Worker: SIGSEGV and its kin are recorded on the scoreboard; an ABRT of the master makes the descriptor

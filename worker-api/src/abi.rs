@@ -49,6 +49,8 @@ pub const ABI_MINOR: u32 = 0;
 pub const WORKER_SYMBOL: &str = "RGUNICORN_WORKER_V1";
 /// See [`WORKER_SYMBOL`].
 pub const APP_SYMBOL: &str = "RGUNICORN_APP_V1";
+/// The symbol a library of hooks exports.
+pub const HOOK_SYMBOL: &str = "RGUNICORN_HOOKS_V1";
 
 // ---------------------------------------------------------------------------------------------------
 // Value types. Frozen.
@@ -392,6 +394,44 @@ pub const OUTCOME_PANICKED: u32 = 2;
 /// No application of that name.
 pub const OUTCOME_UNKNOWN_NAME: u32 = 3;
 
+/// A hook by number: the argument of [`HookModule::call`], and the place of its bit in [`HookModule::hooks`].
+pub const HOOK_POST_FORK: u32 = 0;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_POST_WORKER_INIT: u32 = 1;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_WORKER_INT: u32 = 2;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_WORKER_ABORT: u32 = 3;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_WORKER_EXIT: u32 = 4;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_PRE_REQUEST: u32 = 5;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_POST_REQUEST: u32 = 6;
+
+/// What a number of [`HookParts`] is; one that is not there is 0.
+pub const EVENT_AGE: usize = 0;
+/// See [`EVENT_AGE`].
+pub const EVENT_GENERATION: usize = 1;
+/// See [`EVENT_AGE`]: of the answer.
+pub const EVENT_STATUS: usize = 2;
+/// See [`EVENT_AGE`]: from the head of the request to the end of its answer, in microseconds.
+pub const EVENT_MICROS: usize = 3;
+/// What a text of [`HookParts`] is; one that is not there is empty.
+pub const EVENT_METHOD: usize = 0;
+/// See [`EVENT_METHOD`].
+pub const EVENT_TARGET: usize = 1;
+
+/// What a hook is told: lists that later versions make longer. Lent for the call.
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct HookParts {
+    pub numbers: *const u64,
+    pub numbers_len: usize,
+    pub texts: *const Bytes,
+    pub texts_len: usize,
+}
+
 // ---------------------------------------------------------------------------------------------------
 // Tables. They grow at the end.
 
@@ -601,12 +641,38 @@ pub struct WorkerModule {
     pub get_extension: unsafe extern "C" fn(Bytes) -> *const (),
 }
 
+/// The root of a library of hooks.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = HookModule_Ref)))]
+#[sabi(missing_field(panic))]
+pub struct HookModule {
+    /// As [`AppModule::attach`].
+    pub attach: extern "C" fn(LogSink),
+    /// As [`AppModule::set_log_level`].
+    pub set_log_level: extern "C" fn(u32),
+    /// A bit for each hook that is there; the host calls no other, and skips bits that it does not know.
+    pub hooks: extern "C" fn() -> u64,
+    /// Which hook, and what it is told. The thread is the hook's: see [`crate::hooks`]. Hooks about requests run on
+    /// several threads at once. `[worker] [any thread]`
+    pub call: unsafe extern "C" fn(u32, HookParts) -> Outcome,
+    #[sabi(last_prefix_field)]
+    pub get_extension: unsafe extern "C" fn(Bytes) -> *const (),
+}
+
 const VERSION: VersionStrings = abi_stable::package_version_strings!();
 
 impl RootModule for AppModule_Ref {
     abi_stable::declare_root_module_statics! {AppModule_Ref}
     const BASE_NAME: &'static str = "rgunicorn_app";
     const NAME: &'static str = "rgunicorn_app";
+    const VERSION_STRINGS: VersionStrings = VERSION;
+}
+
+impl RootModule for HookModule_Ref {
+    abi_stable::declare_root_module_statics! {HookModule_Ref}
+    const BASE_NAME: &'static str = "rgunicorn_hooks";
+    const NAME: &'static str = "rgunicorn_hooks";
     const VERSION_STRINGS: VersionStrings = VERSION;
 }
 

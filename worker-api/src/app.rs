@@ -89,7 +89,8 @@ impl<'x> WorkerFacts<'x> {
         self.host.pid()
     }
 
-    /// The worker's number in order of birth, counted over the life of the master; 0 in a probe.
+    /// The worker's number in order of birth, counted over the life of the master; 0 in a probe, and in a template
+    /// (`preload_app`), which creates for the workers that it forks.
     #[must_use]
     pub fn age(&self) -> u64 {
         self.host.age()

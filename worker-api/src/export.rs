@@ -7,11 +7,13 @@
 
 use crate::abi::{
     self, AppHostHandle, AppHostObject, AppModule, AppModule_Ref, AppObject, Bytes, Constructed, Created,
-    DescriptorParts, EntryList, EntryParts, HostHandle, HostObject, LibHeader, LogSink, MountList,
-    OptionList, OptionParts, Outcome, RString, WithMetadata, WorkerModule, WorkerModule_Ref, staticref,
+    DescriptorParts, EntryList, EntryParts, HookModule, HookModule_Ref, HookParts, HostHandle, HostObject,
+    LibHeader, LogSink, MountList, OptionList, OptionParts, Outcome, RString, WithMetadata, WorkerModule,
+    WorkerModule_Ref, staticref,
 };
 use crate::app::{App, Application, Execution, WorkerFacts};
 use crate::error::Error;
+use crate::hooks::Event;
 use crate::worker::{Host, OptionSpec, WorkerClass, applications};
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -451,6 +453,153 @@ macro_rules! export_worker {
                 <$class as $crate::worker::WorkerClass>::OPTIONS
             }
         };
+    };
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Hooks.
+
+/// A library of hooks; [`crate::export_hooks!`] implements it.
+pub trait HookLibrary {
+    /// A bit for each hook.
+    const HOOKS: u64;
+    /// Runs one of them.
+    ///
+    /// # Errors
+    /// What the hook says.
+    fn call(hook: u32, event: &Event<'_>) -> Result<(), Error>;
+}
+
+/// The exported symbol of a library of hooks.
+#[derive(Debug)]
+pub struct HookExport<L>(PhantomData<L>);
+
+impl<L: HookLibrary + 'static> HookExport<L> {
+    staticref!(const MODULE: WithMetadata<HookModule> = WithMetadata::new(HookModule {
+        attach,
+        set_log_level,
+        hooks: Self::hooks,
+        call: Self::call,
+        get_extension: no_extension,
+    }));
+
+    /// The value of the symbol.
+    #[must_use]
+    pub const fn header() -> LibHeader {
+        // SAFETY: `construct` returns a HookModule_Ref, erased.
+        unsafe { abi::header::<HookModule_Ref>(Self::construct) }
+    }
+
+    extern "C" fn construct() -> Constructed {
+        abi::construct(|| HookModule_Ref(Self::MODULE.as_prefix()))
+    }
+
+    extern "C" fn hooks() -> u64 {
+        L::HOOKS
+    }
+
+    unsafe extern "C" fn call(hook: u32, parts: HookParts) -> Outcome {
+        let mut event = Event::default();
+        for (index, number) in event.numbers.iter_mut().enumerate().take(parts.numbers_len) {
+            // SAFETY: so many numbers lie there, by the contract of `call`.
+            let place = unsafe { parts.numbers.add(index) };
+            // SAFETY: as above.
+            *number = unsafe { place.read() };
+        }
+        for (index, text) in event.texts.iter_mut().enumerate().take(parts.texts_len) {
+            // SAFETY: so many texts lie there, by the contract of `call`.
+            let place = unsafe { parts.texts.add(index) };
+            // SAFETY: as above.
+            let lent = unsafe { place.read() };
+            // SAFETY: lent for the call, and `event` does not outlive it.
+            *text = unsafe { lent.as_slice() };
+        }
+        fence(|| Outcome::of(L::call(hook, &event))).unwrap_or_else(|panic| Outcome::panicked(&panic))
+    }
+}
+
+/// Exports hooks from a library: which, and the function of each, `fn(&Event<'_>) -> Result<(), Error>`. Their names and
+/// what they mean: [`crate::hooks`].
+///
+/// ```
+/// use rgunicorn_worker_api::prelude::*;
+///
+/// export_hooks! { post_fork = begun, post_request = served }
+///
+/// fn begun(event: &Event<'_>) -> Result<(), Error> {
+///     log::info!("worker {} is there", event.age());
+///     Ok(())
+/// }
+///
+/// fn served(event: &Event<'_>) -> Result<(), Error> {
+///     log::debug!("{} in {:?}", event.status(), event.duration());
+///     Ok(())
+/// }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! export_hooks {
+    ($($hook:ident = $call:expr),+ $(,)?) => {
+        const _: () = {
+            struct Library;
+
+            impl $crate::export::HookLibrary for Library {
+                const HOOKS: u64 = $(1 << $crate::__hook!($hook))|+;
+
+                fn call(hook: u32, event: &$crate::hooks::Event<'_>) -> Result<(), $crate::error::Error> {
+                    $(if hook == $crate::__hook!($hook) {
+                        return $call(event);
+                    })+
+                    Ok(())
+                }
+            }
+
+            #[allow(unsafe_code, reason = "the one symbol that a host looks up")]
+            #[unsafe(no_mangle)]
+            pub static RGUNICORN_HOOKS_V1: $crate::abi::LibHeader =
+                $crate::export::HookExport::<Library>::header();
+
+            $crate::__note! {
+                &[
+                    "kind=hooks\nname=", env!("CARGO_PKG_NAME"), "\nversion=", env!("CARGO_PKG_VERSION"),
+                    "\nabi=", $crate::note::ABI, "\nrustc=", $crate::note::RUSTC,
+                    "\ntarget=", $crate::note::TARGET,
+                    "\npanic=", if cfg!(panic = "abort") { "abort" } else { "unwind" },
+                    "\nhooks=", $(stringify!($hook), ",",)+ "\n",
+                ],
+                &[]
+            }
+        };
+    };
+}
+
+/// The number behind a hook's name in the macro.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __hook {
+    (post_fork) => {
+        $crate::abi::HOOK_POST_FORK
+    };
+    (post_worker_init) => {
+        $crate::abi::HOOK_POST_WORKER_INIT
+    };
+    (worker_int) => {
+        $crate::abi::HOOK_WORKER_INT
+    };
+    (worker_abort) => {
+        $crate::abi::HOOK_WORKER_ABORT
+    };
+    (worker_exit) => {
+        $crate::abi::HOOK_WORKER_EXIT
+    };
+    (pre_request) => {
+        $crate::abi::HOOK_PRE_REQUEST
+    };
+    (post_request) => {
+        $crate::abi::HOOK_POST_REQUEST
+    };
+    ($other:ident) => {
+        compile_error!(concat!("there is no hook '", stringify!($other), "'; docs/HOOKS.md lists them"))
     };
 }
 

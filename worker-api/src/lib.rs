@@ -1,7 +1,7 @@
 //! The interface between rgunicorn, its worker classes and its applications.
 //!
 //! An application is a shared library that [`export_app!`] makes of an [`app::App`]; a worker class is one that
-//! [`export_worker!`] makes of a [`worker::WorkerClass`]. Host, class and application are built apart, by
+//! [`export_worker!`] makes of a [`worker::WorkerClass`]; a library of [`hooks`] watches over both. Host, class and application are built apart, by
 //! whatever compilers, and meet in the tables of [`abi`]; nothing else crosses, and panics stop at the fence in
 //! [`export`].
 //!
@@ -29,6 +29,7 @@ pub mod app;
 pub mod asynchronous;
 pub mod error;
 pub mod export;
+pub mod hooks;
 pub mod host;
 pub mod note;
 pub mod request;
@@ -40,8 +41,9 @@ pub mod prelude {
     pub use crate::app::{App, WorkerFacts};
     pub use crate::asynchronous::{AsyncRequest, AsyncResponse, AsyncStream};
     pub use crate::error::{Error, Fault};
-    pub use crate::export_app;
+    pub use crate::hooks::Event;
     pub use crate::request::{Field, NO_FIELDS, Request, Scheme, Version};
     pub use crate::response::{Response, Stream};
+    pub use crate::{export_app, export_hooks};
     pub use log;
 }

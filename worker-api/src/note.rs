@@ -1,8 +1,8 @@
 //! The ELF note `.note.rgunicorn`: what a plugin says of itself without being run.
 //!
 //! `key=value` lines, UTF-8, written by the export macros from the same constants that the calls return. Keys:
-//! `kind` (`app`, `worker`), `name`, `version`, `abi`, `rustc`, `target`, `panic`, `apps` (`name:execution,…`),
-//! `class`, `features`, `http1`, and one `option=name|type|default|help` line for each option. A reader skips keys
+//! `kind` (`app`, `worker`, `hooks`), `name`, `version`, `abi`, `rustc`, `target`, `panic`, `apps`
+//! (`name:execution,…`), `hooks` (`name,…`), `class`, `features`, `http1`, and one `option=name|type|default|help` line for each option. A reader skips keys
 //! that it does not know.
 
 use crate::abi;

@@ -1,0 +1,135 @@
+//! The hooks of a worker: which libraries have which, and what each is told.
+//!
+//! Owns the calls and what an error of a hook means: two of them are part of the boot, the others are only heard. Does
+//! not own the moments ([`crate::worker`], [`crate::runtime`]). What a newcomer would get wrong: a hook that nobody has
+//! must cost nothing, so the bits are looked at before anything is put together for the call.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rgunicorn_worker_api::abi::{self, Bytes};
+use rgunicorn_worker_api::request::Request;
+
+use crate::plugin::{self, HookPlugin, PluginError};
+use crate::runtime::Runtime;
+
+/// The libraries of a generation, in the order of the setting.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "tables of functions")]
+pub struct Hooks {
+    libraries: Vec<HookPlugin>,
+    /// A bit for each hook that one of them has.
+    present: u64,
+}
+
+impl Hooks {
+    /// Probe, Template, Worker: opens the libraries.
+    ///
+    /// # Errors
+    /// The first that cannot be opened.
+    pub fn open(
+        runtime: &'static Runtime,
+        place: impl Fn(&Path) -> PathBuf + Copy,
+    ) -> Result<Self, PluginError> {
+        let mut hooks = Self { libraries: Vec::new(), present: 0 };
+        for image in &runtime.generation().hooks {
+            runtime.slot().set_stage(&format!("loading {}", image.original.display()));
+            let library = HookPlugin::open(image, place)?;
+            hooks.present |= library.present();
+            hooks.libraries.push(library);
+        }
+        Ok(hooks)
+    }
+
+    /// Worker: it is forked.
+    ///
+    /// # Errors
+    /// A hook has refused, and with it the boot.
+    pub fn post_fork(&self, runtime: &Runtime) -> Result<(), PluginError> {
+        self.ask(runtime, abi::HOOK_POST_FORK)
+    }
+
+    /// Worker: its applications are ready.
+    ///
+    /// # Errors
+    /// A hook has refused, and with it the boot.
+    pub fn post_worker_init(&self, runtime: &Runtime) -> Result<(), PluginError> {
+        self.ask(runtime, abi::HOOK_POST_WORKER_INIT)
+    }
+
+    /// Worker: a request begins.
+    pub fn pre_request(&self, runtime: &Runtime, request: &Request<'_>) {
+        if self.has(abi::HOOK_PRE_REQUEST) {
+            let texts = [request.method(), request.target()].map(Bytes::new);
+            self.heard(abi::HOOK_PRE_REQUEST, &facts(runtime), &texts);
+        }
+    }
+
+    /// Worker: a request has ended; none is one that could not be understood.
+    pub fn post_request(
+        &self,
+        runtime: &Runtime,
+        request: Option<&Request<'_>>,
+        status: u16,
+        duration: Duration,
+    ) {
+        if self.has(abi::HOOK_POST_REQUEST) {
+            let texts = request
+                .map_or([Bytes::new(b""); 2], |request| [request.method(), request.target()].map(Bytes::new));
+            let [age, generation] = facts(runtime);
+            let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+            self.heard(abi::HOOK_POST_REQUEST, &[age, generation, status.into(), micros], &texts);
+        }
+    }
+
+    /// Worker: any of the others.
+    pub fn tell(&self, runtime: &Runtime, hook: u32) {
+        if self.has(hook) {
+            self.heard(hook, &facts(runtime), &[]);
+        }
+    }
+
+    fn has(&self, hook: u32) -> bool {
+        self.present >> hook & 1 == 1
+    }
+
+    fn having(&self, hook: u32) -> impl Iterator<Item = (usize, &HookPlugin)> {
+        self.libraries.iter().enumerate().filter(move |(_, library)| library.present() >> hook & 1 == 1)
+    }
+
+    fn ask(&self, runtime: &Runtime, hook: u32) -> Result<(), PluginError> {
+        for (index, library) in self.having(hook) {
+            let image = &runtime.generation().hooks[index];
+            runtime.slot().set_stage(&format!("in the hook {} of {}", name(hook), image.original.display()));
+            library
+                .call(hook, &facts(runtime), &[])
+                .map_err(|why| plugin::hook_failed(image, name(hook), &why))?;
+        }
+        Ok(())
+    }
+
+    fn heard(&self, hook: u32, numbers: &[u64], texts: &[Bytes]) {
+        for (_, library) in self.having(hook) {
+            if let Err(why) = library.call(hook, numbers, texts) {
+                log::error!("the hook {} failed: {why}", name(hook));
+            }
+        }
+    }
+}
+
+/// What every hook is told, in the order of `EVENT_AGE` and `EVENT_GENERATION`.
+fn facts(runtime: &Runtime) -> [u64; 2] {
+    [runtime.age(), runtime.generation().number]
+}
+
+fn name(hook: u32) -> &'static str {
+    match hook {
+        abi::HOOK_POST_FORK => "post_fork",
+        abi::HOOK_POST_WORKER_INIT => "post_worker_init",
+        abi::HOOK_WORKER_INT => "worker_int",
+        abi::HOOK_WORKER_ABORT => "worker_abort",
+        abi::HOOK_WORKER_EXIT => "worker_exit",
+        abi::HOOK_PRE_REQUEST => "pre_request",
+        _ => "post_request",
+    }
+}
