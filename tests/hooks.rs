@@ -1,12 +1,14 @@
 //! Hooks: each is called where it belongs, in order, and what it says counts where it may.
 //!
 //! What a newcomer would get wrong: a hook library is loaded in the probe too, but no hook is called there. So the trace
-//! knows workers only.
+//! knows workers only, and the hook process.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use harness::{
-    Connection, Launch, Server, Settings, Signal, Site, process, programs, under_each_class, wait_for,
+    Connection, Launch, Load, Plan, Server, Settings, Signal, Site, process, programs, under_each_class,
+    wait_for, within,
 };
 
 fn launch<'s>(site: &'s Site, variables: &[&str]) -> Launch<'s> {
@@ -40,12 +42,152 @@ fn told(site: &Site, pid: i32) -> Vec<String> {
         .collect()
 }
 
-fn life_of(server: Server<'_>, site: &Site) {
-    let worker = server.workers()[0];
-    for target in ["/version", "/status/404"] {
-        server.get(target);
+/// The hook process of the generation that serves.
+#[track_caller]
+fn hook_process(server: &Server<'_>) -> i32 {
+    let running = || {
+        let said = server.messages("Booting hook process with pid: ");
+        let pids = said.iter().filter_map(|message| message.rsplit_once(": ")?.1.parse().ok());
+        pids.filter(|pid| process::runs(*pid)).collect::<Vec<i32>>()
+    };
+    wait_for("one hook process", || running().len() == 1);
+    running()[0]
+}
+
+/// What a hook process has told, each line without what is the same in all.
+fn told_apart(site: &Site, pid: i32) -> Vec<String> {
+    let of = format!(" pid={pid} ");
+    let trace = site.read("trace");
+    let lines = trace.lines().filter(|line| line.contains(&of));
+    lines
+        .map(|line| {
+            let (hook, rest) = line.split_once(&of).expect("it was found");
+            let more: Vec<&str> = rest.split(' ').skip(2).collect();
+            [&[hook], &more[..]].concat().join(" ")
+        })
+        .collect()
+}
+
+#[test]
+fn the_masters_moments_are_told_in_order() {
+    let site = Site::new("master");
+    let mut server = launch(&site, &[]).workers(2).start();
+    server.expect_error("SIGKILL");
+    let first = hook_process(&server);
+    assert_eq!(process::find(first).map(|process| process.parent), Some(server.pid()));
+    wait_for("the start to be told", || told_apart(&site, first).len() == 3);
+    let killed = server.workers()[0];
+    process::send(killed, Signal::SIGKILL);
+    wait_for("the end of a worker to be told", || told_apart(&site, first).len() == 4);
+    server.wait_workers(2);
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(3);
+    server.reload_well();
+    wait_for("the first process to leave", || !process::runs(first));
+    let second = hook_process(&server);
+    let pid = server.pid();
+    server.finish();
+
+    let begins = [
+        "on_starting",
+        "when_ready",
+        "nworkers_changed workers=2 before=0",
+        &format!("child_exit child={killed} code=0 signal=9"),
+        "nworkers_changed workers=3 before=2",
+        "on_reload",
+    ];
+    let told = told_apart(&site, first);
+    assert_eq!(told[..begins.len()], begins, "{told:#?}");
+    let told = told_apart(&site, second);
+    assert!(told.iter().filter(|line| line.starts_with("child_exit")).count() >= 2, "{told:#?}");
+    assert_eq!(told.last().map(String::as_str), Some("on_exit"), "{told:#?}");
+    assert!(!process::runs(second) && process::group(pid).is_empty());
+}
+
+#[test]
+fn on_reload_can_refuse_a_reload() {
+    for (how, says) in [("fail", "asked to fail"), ("panic", "asked to panic")] {
+        let site = Site::new("veto");
+        let mut server = launch(&site, &[&format!("FX_HOOK=on_reload:{how}")]).start();
+        hook_process(&server);
+        let workers = server.workers();
+        let verdict = server.reload();
+        let begin = "Reload refused, generation 1 serves on: the hook on_reload of ";
+        assert!(verdict.starts_with(begin) && verdict.contains(says), "{verdict}");
+        assert_eq!(server.workers(), workers);
+        server.expect_error("asked to");
+        server.finish();
     }
-    wait_for("both requests to be told", || told(site, worker).len() == 6);
+}
+
+#[test]
+fn a_hook_that_does_not_answer_has_not_refused() {
+    let site = Site::new("deadline");
+    let mut server = launch(&site, &["FX_HOOK=on_reload:hang"]).start();
+    let first = hook_process(&server);
+    let load = Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(10)));
+    let begin = Instant::now();
+    let before = server.verdicts().len();
+    server.signal(Signal::SIGHUP);
+    // A worker is supervised meanwhile, and a second HUP is remembered.
+    server.wait_log("Hang up: Master");
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(2);
+    assert!(
+        server.verdicts().is_empty() && begin.elapsed() < Duration::from_secs(5),
+        "the master waits for no hook"
+    );
+    let verdict = server.wait_verdict(before);
+    assert!(verdict.starts_with("Reloaded: "), "{verdict}");
+    assert!(begin.elapsed() >= Duration::from_secs(4), "it had its time");
+    server.wait_log("The hook on_reload has not answered within 5s");
+    server.wait_gone(first);
+    // A TERM does not wait for an answer.
+    hook_process(&server);
+    load.stop().expect_flawless();
+    server.signal(Signal::SIGHUP);
+    wait_for("the second HUP", || server.messages("Hang up: Master").len() == 2);
+    let begin = Instant::now();
+    let (status, _) = server.stop(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0), "{status}");
+    eprintln!("ended {:.1?} after TERM", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    server.check_log();
+}
+
+#[test]
+fn a_hook_process_that_dies_is_replaced_and_nobody_else_notices() {
+    let site = Site::new("death");
+    let mut server = launch(&site, &[]).start();
+    server.expect_error("Hook process (pid:");
+    let (old, workers) = (hook_process(&server), server.workers());
+    process::send(old, Signal::SIGKILL);
+    let line = server.wait_log("Hook process (pid:");
+    assert!(line.contains(&old.to_string()) && line.contains("SIGKILL"), "{line}");
+    let new = hook_process(&server);
+    assert_eq!((server.workers(), old == new), (workers, false));
+    server.signal(Signal::SIGTTIN);
+    wait_for("the new one to be told", || !told_apart(&site, new).is_empty());
+    assert_eq!(told_apart(&site, new), ["nworkers_changed workers=2 before=1"]);
+    server.finish();
+}
+
+#[test]
+fn a_hook_process_ends_with_the_master() {
+    let site = Site::new("kill9_master");
+    let mut server = launch(&site, &[]).start();
+    let apart = hook_process(&server);
+    server.kill_master();
+    assert!(within(Duration::from_secs(1), || !process::runs(apart)).is_some(), "it runs on");
+}
+
+fn life_of(server: Server<'_>, site: &Site) {
+    let (worker, apart) = (server.workers()[0], hook_process(&server));
+    for (target, lines) in [("/version", 4), ("/status/404", 6)] {
+        server.get(target);
+        // An answer has ended for its client before that is told.
+        wait_for("the request to be told", || told(site, worker).len() == lines);
+    }
     server.finish();
     let told = told(site, worker);
     let begins = [
@@ -59,9 +201,10 @@ fn life_of(server: Server<'_>, site: &Site) {
     ];
     assert_eq!(told.len(), begins.len(), "{told:#?}");
     assert!(told.iter().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{told:#?}");
-    let pid = format!(" pid={worker} age=1 generation=1");
+    let own = [format!(" pid={worker} age=1 generation=1"), format!(" pid={apart} ")];
     let trace = site.read("trace");
-    assert!(trace.lines().all(|line| line.contains(&pid)), "only the worker runs hooks: {trace}");
+    let known = |line: &str| own.iter().any(|pid| line.contains(pid));
+    assert!(trace.lines().all(known), "only the worker and the hook process run hooks: {trace}");
 }
 
 #[test]

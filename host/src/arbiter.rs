@@ -9,6 +9,7 @@
 //! an operator deploys can stop the loop that would repair it.
 
 mod group;
+mod hooks;
 mod monitors;
 mod preload;
 mod reexec;
@@ -44,6 +45,7 @@ use crate::sys::{Pid, fork};
 use crate::systemd::ServiceManager;
 use crate::watch::Watcher;
 use crate::worker::{self, Birth};
+use hooks::{Attendants, HOOK_PROCESSES};
 use monitors::Monitors;
 use preload::{TEMPLATES, Templates};
 use reexec::Kin;
@@ -125,6 +127,7 @@ pub struct Arbiter {
     reload: Reload,
     monitors: Monitors,
     templates: Templates,
+    attendants: Attendants,
     runtime_dir: Option<RuntimeDir>,
     /// Runtime directories that are not where they were made: renamed with the release they lie in, or removed.
     moved_dirs: Vec<RuntimeDir>,
@@ -157,7 +160,7 @@ impl Arbiter {
         let (reader, writer) = fd::pipe().map_err(fail)?;
         fd::set_nonblocking(&reader).map_err(fail)?;
         fd::set_nonblocking(&writer).map_err(fail)?;
-        let scoreboard = Scoreboard::new(PROBE_SLOT + 1 + TEMPLATES).map_err(fail)?;
+        let scoreboard = Scoreboard::new(PROBE_SLOT + 1 + TEMPLATES + HOOK_PROCESSES).map_err(fail)?;
         logging::count_dropped(scoreboard.facts().dropped_lines());
         logging::count_lines(scoreboard.facts().lines());
         let kin = Kin::new(&inheritance, launcher).map_err(fail)?;
@@ -178,6 +181,7 @@ impl Arbiter {
             reload: Reload::default(),
             monitors: Monitors::default(),
             templates: Templates::default(),
+            attendants: Attendants::default(),
             runtime_dir: None,
             moved_dirs: Vec::new(),
             pidfile: None,
@@ -209,6 +213,7 @@ impl Arbiter {
             self.publish_facts();
             self.manage(now);
             self.step_templates(now);
+            self.step_hooks(now);
             self.keep_monitor(now);
             self.retire_unused();
             self.tell_service_manager(now);
@@ -234,10 +239,12 @@ impl Arbiter {
         watches.extend(self.monitors.watches());
         watches.extend(self.kin.watches());
         watches.extend(self.templates.watched().map(|template| Watch::readable(template.as_fd())));
+        watches.extend(self.attendants.watched().map(Watch::readable));
         let deadlines = [
             self.roster.next_deadline(),
             self.reload.deadline(),
             self.templates.deadline(),
+            self.attendants.deadline(),
             self.monitors.deadline(),
             self.kin.deadline(),
             self.service.deadline(),
@@ -263,6 +270,7 @@ impl Arbiter {
                 && !self.monitor_died(pid, ended, now)
                 && !self.successor_died(pid, ended)
                 && !self.template_died(pid, ended, now)
+                && !self.hook_process_died(pid, ended, now)
                 && !self.templates.died_early(pid, ended)
             {
                 // As PID 1 of a container the master inherits whoever lost a parent.
@@ -279,6 +287,7 @@ impl Arbiter {
         let account = self.account(child, ended);
         let message = self.scoreboard.view(child.slot).message();
         self.scoreboard.release(child.slot);
+        self.tell_child_exit(pid, child, ended);
         let was = self.roster.died(pid, now);
         self.scoreboard.facts().count_exit(exit_reason(child, was, ended));
         if was == Was::Serving {
@@ -566,6 +575,7 @@ impl Arbiter {
         used.insert(self.serving);
         used.extend(self.reload.generation());
         used.extend(self.templates.generations());
+        used.extend(self.attendants.generations());
         let unused: Vec<u64> =
             self.generations.keys().copied().filter(|number| !used.contains(number)).collect();
         for number in unused {
@@ -653,6 +663,7 @@ impl Arbiter {
             && self.children.is_empty()
             && !self.reload.has_probes()
             && self.templates.are_gone()
+            && self.attendants.are_gone()
     }
 
     /// Leaves nothing behind: sockets, their files, the pid file, the images.

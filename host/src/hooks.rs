@@ -1,4 +1,4 @@
-//! The hooks of a worker: which libraries have which, and what each is told.
+//! The hooks of a generation: which libraries have which, and what each is told.
 //!
 //! Owns the calls and what an error of a hook means: two of them are part of the boot, the others are only heard. Does
 //! not own the moments ([`crate::worker`], [`crate::runtime`]). What a newcomer would get wrong: a hook that nobody has
@@ -12,6 +12,10 @@ use rgunicorn_worker_api::request::Request;
 
 use crate::plugin::{self, HookPlugin, PluginError};
 use crate::runtime::Runtime;
+
+/// Those that run in the hook process, by name.
+pub const MASTER_HOOKS: &[&str] =
+    &["on_starting", "when_ready", "on_reload", "child_exit", "nworkers_changed", "on_exit"];
 
 /// The libraries of a generation, in the order of the setting.
 #[derive(Clone)]
@@ -98,12 +102,18 @@ impl Hooks {
     }
 
     fn ask(&self, runtime: &Runtime, hook: u32) -> Result<(), PluginError> {
+        self.run(runtime, hook, &facts(runtime))
+    }
+
+    /// Worker, hook process: runs a hook that is told numbers only, of one library after the other.
+    ///
+    /// # Errors
+    /// The first that failed; the others are not run then.
+    pub fn run(&self, runtime: &Runtime, hook: u32, numbers: &[u64]) -> Result<(), PluginError> {
         for (index, library) in self.having(hook) {
             let image = &runtime.generation().hooks[index];
             runtime.slot().set_stage(&format!("in the hook {} of {}", name(hook), image.original.display()));
-            library
-                .call(hook, &facts(runtime), &[])
-                .map_err(|why| plugin::hook_failed(image, name(hook), &why))?;
+            library.call(hook, numbers, &[]).map_err(|why| plugin::hook_failed(image, name(hook), &why))?;
         }
         Ok(())
     }
@@ -130,6 +140,12 @@ fn name(hook: u32) -> &'static str {
         abi::HOOK_WORKER_ABORT => "worker_abort",
         abi::HOOK_WORKER_EXIT => "worker_exit",
         abi::HOOK_PRE_REQUEST => "pre_request",
+        abi::HOOK_ON_STARTING => "on_starting",
+        abi::HOOK_WHEN_READY => "when_ready",
+        abi::HOOK_ON_RELOAD => "on_reload",
+        abi::HOOK_CHILD_EXIT => "child_exit",
+        abi::HOOK_NWORKERS_CHANGED => "nworkers_changed",
+        abi::HOOK_ON_EXIT => "on_exit",
         _ => "post_request",
     }
 }

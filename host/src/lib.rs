@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod elf_note;
 pub mod error;
 pub mod generation;
+pub mod hook_process;
 pub mod hooks;
 pub mod image;
 pub mod inherit;

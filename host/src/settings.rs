@@ -439,8 +439,8 @@ pub static SETTINGS: &[Setting] = &[
         &["hooks"],
         Kind::PathList,
         None,
-        "A library of hooks, which are called when a worker begins and ends and around each request. Which there are: \
-         docs/HOOKS.md.",
+        "A library of hooks, which are told of what happens to the server, its workers and their requests. Which there \
+         are: docs/HOOKS.md.",
     ),
     setting(
         "Application",

@@ -335,7 +335,7 @@ pub fn create_applications(
 
 /// Where an image can be opened: its file, or the master's descriptor of it. The number stays in use as long as the
 /// process lives, so that the loader, which remembers paths, never takes one image for another.
-fn present(copy: &Path, open: &[(PathBuf, i32)]) -> PathBuf {
+pub(crate) fn present(copy: &Path, open: &[(PathBuf, i32)]) -> PathBuf {
     let descriptor = open.iter().find(|(image, _)| image == copy).map(|(_, fd)| fd);
     match descriptor {
         Some(fd) if !copy.exists() => format!("/proc/self/fd/{fd}").into(),

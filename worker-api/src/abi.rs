@@ -408,6 +408,18 @@ pub const HOOK_WORKER_EXIT: u32 = 4;
 pub const HOOK_PRE_REQUEST: u32 = 5;
 /// See [`HOOK_POST_FORK`].
 pub const HOOK_POST_REQUEST: u32 = 6;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_ON_STARTING: u32 = 7;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_WHEN_READY: u32 = 8;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_ON_RELOAD: u32 = 9;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_CHILD_EXIT: u32 = 10;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_NWORKERS_CHANGED: u32 = 11;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_ON_EXIT: u32 = 12;
 
 /// What a number of [`HookParts`] is; one that is not there is 0.
 pub const EVENT_AGE: usize = 0;
@@ -417,6 +429,16 @@ pub const EVENT_GENERATION: usize = 1;
 pub const EVENT_STATUS: usize = 2;
 /// See [`EVENT_AGE`]: from the head of the request to the end of its answer, in microseconds.
 pub const EVENT_MICROS: usize = 3;
+/// See [`EVENT_AGE`]: of the worker that has ended.
+pub const EVENT_PID: usize = 4;
+/// See [`EVENT_AGE`]: that it has ended with.
+pub const EVENT_EXIT_CODE: usize = 5;
+/// See [`EVENT_AGE`]: that has killed it.
+pub const EVENT_SIGNAL: usize = 6;
+/// See [`EVENT_AGE`]: how many there shall be.
+pub const EVENT_WORKERS: usize = 7;
+/// See [`EVENT_AGE`]: how many there should be before.
+pub const EVENT_WORKERS_BEFORE: usize = 8;
 /// What a text of [`HookParts`] is; one that is not there is empty.
 pub const EVENT_METHOD: usize = 0;
 /// See [`EVENT_METHOD`].
@@ -654,7 +676,7 @@ pub struct HookModule {
     /// A bit for each hook that is there; the host calls no other, and skips bits that it does not know.
     pub hooks: extern "C" fn() -> u64,
     /// Which hook, and what it is told. The thread is the hook's: see [`crate::hooks`]. Hooks about requests run on
-    /// several threads at once. `[worker] [any thread]`
+    /// several threads at once. `[worker, hook process] [any thread]`
     pub call: unsafe extern "C" fn(u32, HookParts) -> Outcome,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Bytes) -> *const (),

@@ -598,6 +598,24 @@ macro_rules! __hook {
     (post_request) => {
         $crate::abi::HOOK_POST_REQUEST
     };
+    (on_starting) => {
+        $crate::abi::HOOK_ON_STARTING
+    };
+    (when_ready) => {
+        $crate::abi::HOOK_WHEN_READY
+    };
+    (on_reload) => {
+        $crate::abi::HOOK_ON_RELOAD
+    };
+    (child_exit) => {
+        $crate::abi::HOOK_CHILD_EXIT
+    };
+    (nworkers_changed) => {
+        $crate::abi::HOOK_NWORKERS_CHANGED
+    };
+    (on_exit) => {
+        $crate::abi::HOOK_ON_EXIT
+    };
     ($other:ident) => {
         compile_error!(concat!("there is no hook '", stringify!($other), "'; docs/HOOKS.md lists them"))
     };

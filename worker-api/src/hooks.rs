@@ -1,4 +1,4 @@
-//! Hooks: what a library that is neither class nor application is told of a worker's life.
+//! Hooks: what a library that is neither class nor application is told of server, workers and requests.
 //!
 //! | hook | when | thread | an error |
 //! |---|---|---|---|
@@ -10,21 +10,29 @@
 //! | `worker_abort` | the worker was silent for `timeout`, and is about to be aborted | watch | is logged |
 //! | `worker_exit` | the class has returned, or the worker must leave at once; not after a crash | main or watch | is logged |
 //!
-//! All run in the worker, with its rights. What a newcomer would get wrong: hooks on the watch thread run beside the
+//! | `on_starting` | the first generation is about to boot | hook process | is logged |
+//! | `when_ready` | the first worker is ready, and the server listens | hook process | is logged |
+//! | `on_reload` | a reload is asked for | hook process | refuses the reload |
+//! | `nworkers_changed` | there shall be another number of workers | hook process | is logged |
+//! | `child_exit` | a worker has ended, however | hook process | is logged |
+//! | `on_exit` | the last worker has ended | hook process | is logged |
+//!
+//! Those with a thread run in the worker, with its rights; the others one after the other in a process of the
+//! generation that has the workers' rights too. What a newcomer would get wrong: hooks on the watch thread run beside the
 //! threads that serve, also while one of those holds a lock for ever.
 
 use crate::abi;
 use std::time::Duration;
 
-/// What a hook is told. `[worker] [any thread]`
+/// What a hook is told. `[worker, hook process] [any thread]`
 #[derive(Debug, Default)]
 pub struct Event<'e> {
-    pub(crate) numbers: [u64; 4],
+    pub(crate) numbers: [u64; 9],
     pub(crate) texts: [&'e [u8]; 2],
 }
 
 impl<'e> Event<'e> {
-    /// The worker's number in order of birth.
+    /// The worker's number in order of birth; 0 if it is not about one.
     #[must_use]
     pub fn age(&self) -> u64 {
         self.numbers[abi::EVENT_AGE]
@@ -46,6 +54,36 @@ impl<'e> Event<'e> {
     #[must_use]
     pub fn duration(&self) -> Duration {
         Duration::from_micros(self.numbers[abi::EVENT_MICROS])
+    }
+
+    /// `child_exit`: the worker's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        u32::try_from(self.numbers[abi::EVENT_PID]).unwrap_or(0)
+    }
+
+    /// `child_exit`: the code it has ended with; 0 if a signal has killed it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        u8::try_from(self.numbers[abi::EVENT_EXIT_CODE]).unwrap_or(0)
+    }
+
+    /// `child_exit`: the signal that has killed it; 0 if none has.
+    #[must_use]
+    pub fn signal(&self) -> u32 {
+        u32::try_from(self.numbers[abi::EVENT_SIGNAL]).unwrap_or(0)
+    }
+
+    /// `nworkers_changed`: how many there shall be.
+    #[must_use]
+    pub fn workers(&self) -> u64 {
+        self.numbers[abi::EVENT_WORKERS]
+    }
+
+    /// `nworkers_changed`: how many there should be before; 0 at the start.
+    #[must_use]
+    pub fn workers_before(&self) -> u64 {
+        self.numbers[abi::EVENT_WORKERS_BEFORE]
     }
 
     /// `pre_request`, `post_request`: as the client sent it; empty if it could not be understood.

@@ -4,7 +4,8 @@
 //!
 //! | phase     | waits for                | then                                                | on failure |
 //! |-----------|--------------------------|-----------------------------------------------------|------------|
-//! | Idle      | HUP                      | fork a probe                                        | refuse     |
+//! | Idle      | HUP                      | ask the hook on_reload, or fork a probe at once     | refuse     |
+//! | Asking    | the hook's answer        | fork a probe                                        | refuse     |
 //! | Preparing | the probe's stage 1      | bind new addresses, let stage 2 begin               | refuse     |
 //! | Binding   | a busy address, at first | bind it, let stage 2 begin                          | refuse     |
 //! | Trying    | the probe's stage 2      | spawn one worker of the new generation              | refuse     |
@@ -22,6 +23,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use rgunicorn_worker_api::abi;
 
 use super::{Arbiter, Held, PROBE_SLOT, close_unshared, group};
 use crate::config::{BindAddress, Config};
@@ -51,6 +54,13 @@ enum Phase {
     /// There is none.
     #[default]
     Idle,
+    /// The hook on_reload has been asked.
+    Asking {
+        /// The generation that it would be.
+        generation: u64,
+        /// When it has not refused.
+        until: Instant,
+    },
     /// The probe reads the configuration and copies images.
     Preparing {
         /// The probe.
@@ -108,13 +118,25 @@ impl Reload {
             Phase::Preparing { probe } | Phase::Binding { probe, .. } | Phase::Trying { probe } => {
                 Some(probe)
             }
-            Phase::Idle | Phase::Booting { .. } | Phase::Rolling { .. } => None,
+            Phase::Idle | Phase::Asking { .. } | Phase::Booting { .. } | Phase::Rolling { .. } => None,
         }
     }
 
     /// Whether a probe of whatever age is still to be reaped.
     pub(super) fn has_probes(&self) -> bool {
         self.probe().is_some() || !self.spent.is_empty()
+    }
+
+    /// The generation in the making, if it was tried.
+    pub(super) fn being_booted(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Idle
+            | Phase::Asking { .. }
+            | Phase::Preparing { .. }
+            | Phase::Binding { .. }
+            | Phase::Trying { .. } => None,
+            Phase::Booting { generation } | Phase::Rolling { generation } => Some(*generation),
+        }
     }
 
     /// Whether this is a probe of whatever age.
@@ -124,7 +146,14 @@ impl Reload {
 
     /// When a probe must have finished. A booting worker's deadline is the roster's.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let next = if let Phase::Binding { next, .. } = &self.phase { Some(*next) } else { None };
+        let next = match &self.phase {
+            Phase::Asking { until: next, .. } | Phase::Binding { next, .. } => Some(*next),
+            Phase::Idle
+            | Phase::Preparing { .. }
+            | Phase::Trying { .. }
+            | Phase::Booting { .. }
+            | Phase::Rolling { .. } => None,
+        };
         self.spent.iter().chain(self.probe()).filter_map(|probe| probe.deadline).chain(next).min()
     }
 
@@ -135,8 +164,15 @@ impl Reload {
             Phase::Preparing { probe } | Phase::Binding { probe, .. } | Phase::Trying { probe } => {
                 Some(probe.generation)
             }
-            Phase::Booting { generation } | Phase::Rolling { generation } => Some(*generation),
+            Phase::Asking { generation, .. }
+            | Phase::Booting { generation }
+            | Phase::Rolling { generation } => Some(*generation),
         }
+    }
+
+    /// Whether the hook on_reload is waited for, or was in vain.
+    pub(super) fn asks(&self) -> Option<Instant> {
+        if let Phase::Asking { until, .. } = self.phase { Some(until) } else { None }
     }
 }
 
@@ -146,6 +182,7 @@ impl Arbiter {
         match self.reload.phase {
             Phase::Rolling { generation } => Some(generation),
             Phase::Idle
+            | Phase::Asking { .. }
             | Phase::Preparing { .. }
             | Phase::Binding { .. }
             | Phase::Trying { .. }
@@ -153,14 +190,23 @@ impl Arbiter {
         }
     }
 
-    /// Begins a reload, or remembers to.
+    /// Begins a reload, or remembers to. A hook may be asked first.
     pub(super) fn begin_reload(&mut self, now: Instant) {
         if !matches!(self.reload.phase, Phase::Idle) {
             log::info!("A reload is under way; another one follows it");
             self.reload.again = true;
             return;
         }
+        // Also of one that is refused before it is made: whoever has asked for it waits for this number's verdict.
         self.newest += 1;
+        match self.ask_hooks(now) {
+            Some(until) => self.reload.phase = Phase::Asking { generation: self.newest, until },
+            None => self.try_generation(now),
+        }
+    }
+
+    /// Idle or Asking → Preparing.
+    pub(super) fn try_generation(&mut self, now: Instant) {
         if let Some(gone) = self.runtime_dir.take_if(|directory| !directory.path().exists()) {
             log::warn!("The runtime directory {} is gone; images get a new one", gone.path().display());
             self.moved_dirs.push(gone);
@@ -475,6 +521,7 @@ impl Arbiter {
         }
         self.apply(generation);
         if first {
+            self.tell_hooks(abi::HOOK_WHEN_READY, &[]);
             log::info!("Starting rgunicorn {}", env!("CARGO_PKG_VERSION"));
             if let Some(held) = self.generations.get(&generation) {
                 let pid = std::process::id();
@@ -619,6 +666,7 @@ impl Arbiter {
                 true
             }
             Phase::Idle
+            | Phase::Asking { .. }
             | Phase::Preparing { .. }
             | Phase::Binding { .. }
             | Phase::Trying { .. }
@@ -628,7 +676,7 @@ impl Arbiter {
     }
 
     /// Any phase before Rolling → Idle. Nothing has changed that a client could see.
-    fn refuse(&mut self, refusal: &Refusal, now: Instant) {
+    pub(super) fn refuse(&mut self, refusal: &Refusal, now: Instant) {
         let booting = matches!(self.reload.phase, Phase::Booting { .. });
         self.dismiss_probe(now);
         if booting {
@@ -654,7 +702,8 @@ impl Arbiter {
         self.reload.again = false;
         match self.reload.phase {
             Phase::Idle | Phase::Rolling { .. } => {}
-            Phase::Preparing { .. }
+            Phase::Asking { .. }
+            | Phase::Preparing { .. }
             | Phase::Binding { .. }
             | Phase::Trying { .. }
             | Phase::Booting { .. } => {
@@ -673,7 +722,7 @@ impl Arbiter {
         let (mut probe, preparing) = match std::mem::take(&mut self.reload.phase) {
             Phase::Preparing { probe } => (probe, true),
             Phase::Binding { probe, .. } | Phase::Trying { probe } => (probe, false),
-            Phase::Idle | Phase::Booting { .. } | Phase::Rolling { .. } => return,
+            Phase::Idle | Phase::Asking { .. } | Phase::Booting { .. } | Phase::Rolling { .. } => return,
         };
         // At the first start stage 1 may just be making the directory that only it knows of. It runs no code but ours,
         // and so can be asked.

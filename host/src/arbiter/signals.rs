@@ -75,9 +75,9 @@ impl Arbiter {
             self.send(nix::unistd::Pid::from_raw(*pid), Signal::SIGUSR1);
         }
         // A worker that is forked later has the log of its template.
-        for pid in self.templates.pids() {
+        for pid in self.templates.pids().chain(self.attendants.pids()) {
             if let Err(error) = signal::send(pid, Signal::SIGUSR1) {
-                log::error!("cannot send SIGUSR1 to the template (pid:{pid}): {error}");
+                log::error!("cannot send SIGUSR1 to the template or hook process (pid:{pid}): {error}");
             }
         }
     }

@@ -93,6 +93,8 @@ pub enum Role {
     Probe,
     /// Has created the applications, and forks workers.
     Template,
+    /// Runs the hooks of the master's moments.
+    HookProcess,
     /// Serves.
     Worker,
     /// Tells others how the server is.
@@ -106,6 +108,7 @@ impl Role {
             Self::Master => "master",
             Self::Probe => "probe",
             Self::Template => "template",
+            Self::HookProcess => "hook process",
             Self::Worker => "worker",
             Self::Monitor => "monitor",
         }
