@@ -266,6 +266,8 @@ const ELSEWHERE: &[(&str, &str, &str, &str, &str)] = &[
     ("statsd_prefix", "monitor.rs", "statsd_hears_of_every_request_once", r#""a b""#, "white space"),
     ("dogstatsd_tags", "monitor.rs", "statsd_hears_of_every_request_once", r#""a|b""#, "white space"),
     ("enable_backlog_metric", "monitor.rs", "statsd_hears_of_every_request_once", "1", "true or false"),
+    ("preload_app", "preload.rs", "what_is_created_is_created_once_and_shared", "1", "true or false"),
+    ("hooks", "hooks.rs", "a_worker_tells_its_life_in_order", "1", "a path or a list of paths"),
     ("daemon", "daemon.rs", "the_file_and_the_variable_may_ask_for_a_daemon_too", "1", "true or false"),
 ];
 

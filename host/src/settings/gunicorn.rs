@@ -26,7 +26,7 @@ enum Verdict {
 
 use Verdict::{Adapted, NotApplicable, Planned};
 
-const HOOK: Verdict = Planned("With the hooks that an application or a hook library exports.");
+const HOOK: Verdict = Adapted("A function of that name in a library that `hooks` names: see docs/HOOKS.md.");
 const TLS: Verdict = Planned("With TLS. Until then a proxy in front ends it.");
 const HTTP2: Verdict = Planned("With HTTP/2. Until then a proxy in front speaks it.");
 const DIRTY: Verdict = NotApplicable(
@@ -65,7 +65,13 @@ const VERDICTS: &[(&str, Verdict)] = &[
         "http_parser",
         NotApplicable("It chooses between a parser in Python and one in C. There is one parser."),
     ),
-    ("preload_app", Planned("As a template process of each generation, from which its workers are forked.")),
+    (
+        "preload_app",
+        Adapted(
+            "A template process of each generation creates the applications and forks its workers, so that a reload \
+             brings new code all the same.",
+        ),
+    ),
     (
         "sendfile",
         Adapted("Always on: an application that answers with a file descriptor decides it by doing so."),
