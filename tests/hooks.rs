@@ -75,10 +75,10 @@ fn the_masters_moments_are_told_in_order() {
     server.expect_error("SIGKILL");
     let first = hook_process(&server);
     assert_eq!(process::find(first).map(|process| process.parent), Some(server.pid()));
-    wait_for("the start to be told", || told_apart(&site, first).len() == 3);
+    wait_for("the start to be told", || told_apart(&site, first).len() == 5);
     let killed = server.workers()[0];
     process::send(killed, Signal::SIGKILL);
-    wait_for("the end of a worker to be told", || told_apart(&site, first).len() == 4);
+    wait_for("the end of a worker to be told", || told_apart(&site, first).len() == 7);
     server.wait_workers(2);
     server.signal(Signal::SIGTTIN);
     server.wait_workers(3);
@@ -90,10 +90,14 @@ fn the_masters_moments_are_told_in_order() {
 
     let begins = [
         "on_starting",
+        "pre_fork",
         "when_ready",
         "nworkers_changed workers=2 before=0",
+        "pre_fork",
         &format!("child_exit child={killed} code=0 signal=9"),
+        "pre_fork",
         "nworkers_changed workers=3 before=2",
+        "pre_fork",
         "on_reload",
     ];
     let told = told_apart(&site, first);
@@ -129,14 +133,11 @@ fn a_hook_that_does_not_answer_has_not_refused() {
     let begin = Instant::now();
     let before = server.verdicts().len();
     server.signal(Signal::SIGHUP);
-    // A worker is supervised meanwhile, and a second HUP is remembered.
+    // The loop goes on meanwhile.
     server.wait_log("Hang up: Master");
-    server.signal(Signal::SIGTTIN);
-    server.wait_workers(2);
-    assert!(
-        server.verdicts().is_empty() && begin.elapsed() < Duration::from_secs(5),
-        "the master waits for no hook"
-    );
+    server.signal(Signal::SIGTTOU);
+    server.wait_log("TTOU changes nothing");
+    assert!(server.verdicts().is_empty(), "the master waits for no hook");
     let verdict = server.wait_verdict(before);
     assert!(verdict.starts_with("Reloaded: "), "{verdict}");
     assert!(begin.elapsed() >= Duration::from_secs(4), "it had its time");
@@ -155,6 +156,145 @@ fn a_hook_that_does_not_answer_has_not_refused() {
     server.check_log();
 }
 
+/// That each worker's fork was told before it did anything; how many there were.
+fn forks_told(site: &Site) -> usize {
+    let trace = site.read("trace");
+    let lines: Vec<&str> = trace.lines().collect();
+    let mut forks = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let Some(begun) = line.strip_prefix("post_fork pid=") else { continue };
+        let (_, who) = begun.split_once(' ').expect("age and generation");
+        let before =
+            lines[..index].iter().filter(|line| line.starts_with("pre_fork ") && line.ends_with(who));
+        assert_eq!(before.count(), 1, "{line}: {trace}");
+        forks += 1;
+    }
+    forks
+}
+
+#[test]
+fn each_fork_is_told_before_it_happens() {
+    for preload in ["false", "true"] {
+        let site = Site::new("pre_fork");
+        let mut server = launch(&site, &[]).settings(&[("preload_app", preload)]).workers(3).start();
+        server.expect_error("SIGKILL");
+        server.wait_workers(3);
+        process::send(server.workers()[1], Signal::SIGKILL);
+        wait_for("another one", || forks_told(&site) == 4);
+        server.reload_well();
+        wait_for("a roll", || forks_told(&site) == 7);
+        server.finish();
+    }
+}
+
+#[test]
+fn a_pre_fork_that_fails_is_heard_and_costs_no_worker() {
+    for how in ["fail", "panic"] {
+        let site = Site::new("pre_fork_fails");
+        let mut server = launch(&site, &[&format!("FX_HOOK=pre_fork:{how}")]).workers(2).start();
+        server.wait_workers(2);
+        server.wait_log(&format!("asked to {how}; worker 2 is forked all the same"));
+        server.expect_error("asked to");
+        server.finish();
+    }
+}
+
+#[test]
+fn a_pre_fork_that_hangs_costs_its_time_once() {
+    let site = Site::new("pre_fork_hangs");
+    let mut server = launch(&site, &[]).workers(2).start();
+    let load = Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(10)));
+    server.configure(|settings| configure(&site, settings, &["FX_HOOK=pre_fork:hang"]));
+    // The process of the new generation dies while it is asked: that is an answer.
+    let begin = Instant::now();
+    let before = server.verdicts().len();
+    server.signal(Signal::SIGHUP);
+    wait_for("a question", || site.read("trace").lines().any(|line| line.ends_with("age=3 generation=2")));
+    process::send(asked(&server, &site, "pre_fork", 2), Signal::SIGKILL);
+    let verdict = server.wait_verdict(before);
+    assert!(verdict.starts_with("Reloaded: "), "{verdict}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    // The next one is not asked in vain more than once.
+    wait_for("another process", || server.messages("Booting hook process").len() == 3);
+    server.signal(Signal::SIGTTIN);
+    server.wait_log("The hook pre_fork has not answered within 5s");
+    server.wait_workers(3);
+    let begin = Instant::now();
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(4);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    load.stop().expect_flawless();
+    server.expect_error("SIGKILL");
+    server.finish();
+}
+
+/// The process that was asked last by a hook's name and generation.
+fn asked(server: &Server<'_>, site: &Site, hook: &str, generation: u64) -> i32 {
+    let trace = site.read("trace");
+    let end = format!(" generation={generation}");
+    let line =
+        trace.lines().rfind(|line| line.starts_with(hook) && line.ends_with(&end)).expect("it was asked");
+    let pid = line.split("pid=").nth(1).and_then(|rest| rest.split(' ').next()).expect("a pid");
+    let pid = pid.parse().expect("a number");
+    assert_eq!(process::find(pid).map(|process| process.parent), Some(server.pid()));
+    pid
+}
+
+#[test]
+fn a_start_that_waits_for_a_hook_is_stopped_at_once() {
+    let site = Site::new("pre_fork_stop");
+    let launch = launch(&site, &["FX_HOOK=pre_fork:hang"]);
+    let is_asked = |_: &[_]| site.read("trace").contains("pre_fork");
+    let (ended, time) = launch.start_and_stop(Signal::SIGTERM, is_asked);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert!(time < Duration::from_secs(4) && ended.processes.is_empty(), "{time:?}");
+}
+
+/// USR2, and the new master's process id.
+fn execute(server: &Server<'_>) -> i32 {
+    const LINE: &str = "A new master is executed (pid:";
+    server.signal(Signal::SIGUSR2);
+    let line = server.wait_log(LINE);
+    line[line.find(LINE).expect("it is there") + LINE.len()..]
+        .trim_end_matches(')')
+        .parse()
+        .expect("a process id")
+}
+
+#[test]
+fn a_new_master_is_executed_when_the_hook_was_heard() {
+    for (how, least) in [("", Duration::ZERO), ("hang", Duration::from_secs(4))] {
+        let site = Site::new("pre_exec");
+        let mut server = launch(&site, &[&format!("FX_HOOK=pre_exec:{how}")]).everywhere().start();
+        let first = hook_process(&server);
+        let load = Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(10)));
+        let begin = Instant::now();
+        let heir = execute(&server);
+        assert!(begin.elapsed() >= least, "it had its time: {:?}", begin.elapsed());
+        assert!(told_apart(&site, first).contains(&"pre_exec".to_owned()));
+        server.wait_log(&format!("The new master (pid:{heir}) is ready"));
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait_end_alone().code(), Some(0));
+        server.wait_log("Master has been promoted.");
+        load.more(20);
+        load.stop().expect_flawless();
+        server.finish_heir(heir);
+    }
+}
+
+#[test]
+fn a_pre_exec_that_fails_keeps_the_old_master() {
+    let site = Site::new("pre_exec_fails");
+    let mut server = launch(&site, &["FX_HOOK=pre_exec:fail"]).start();
+    hook_process(&server);
+    server.signal(Signal::SIGUSR2);
+    let line = server.wait_log("No new master is executed, this one serves on: the hook pre_exec of");
+    assert!(line.ends_with("failed: asked to fail"), "{line}");
+    assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
+    server.expect_error("No new master is executed");
+    server.finish();
+}
+
 #[test]
 fn a_hook_process_that_dies_is_replaced_and_nobody_else_notices() {
     let site = Site::new("death");
@@ -167,8 +307,8 @@ fn a_hook_process_that_dies_is_replaced_and_nobody_else_notices() {
     let new = hook_process(&server);
     assert_eq!((server.workers(), old == new), (workers, false));
     server.signal(Signal::SIGTTIN);
-    wait_for("the new one to be told", || !told_apart(&site, new).is_empty());
-    assert_eq!(told_apart(&site, new), ["nworkers_changed workers=2 before=1"]);
+    wait_for("the new one to be told", || told_apart(&site, new).len() == 2);
+    assert_eq!(told_apart(&site, new), ["nworkers_changed workers=2 before=1", "pre_fork"]);
     server.finish();
 }
 

@@ -45,7 +45,7 @@ use crate::sys::{Pid, fork};
 use crate::systemd::ServiceManager;
 use crate::watch::Watcher;
 use crate::worker::{self, Birth};
-use hooks::{Attendants, HOOK_PROCESSES};
+use hooks::{Attendants, HOOK_PROCESSES, Question};
 use monitors::Monitors;
 use preload::{TEMPLATES, Templates};
 use reexec::Kin;
@@ -211,9 +211,10 @@ impl Arbiter {
             self.hear_kin(now);
             // Before any worker is told to leave: who asks must not find fewer of them and no reason.
             self.publish_facts();
+            // Hooks are told of a generation before its first worker is forked.
+            self.step_hooks(now);
             self.manage(now);
             self.step_templates(now);
-            self.step_hooks(now);
             self.keep_monitor(now);
             self.retire_unused();
             self.tell_service_manager(now);
@@ -438,18 +439,25 @@ impl Arbiter {
         }
     }
 
+    /// Forks a worker, unless a hook is to be heard before.
     fn spawn_worker(&mut self, generation: u64, slot: usize, now: Instant) {
+        self.ages += 1;
+        let age = self.ages;
+        if !self.ask_hooks(generation, Question::Fork { slot, age }, now) {
+            self.fork_worker(generation, slot, age, now);
+        }
+    }
+
+    fn fork_worker(&mut self, generation: u64, slot: usize, age: u64, now: Instant) {
         let Some(held) = self.generations.get(&generation) else {
             log::error!("generation {generation} is to be spawned, but is gone");
             self.roster.spawn_failed(slot, now);
             return;
         };
         if held.generation.config.preload {
-            self.order_worker(generation, slot, now);
+            self.order_worker(generation, slot, age, now);
             return;
         }
-        self.ages += 1;
-        let age = self.ages;
         let forked = EventFd::new().and_then(|command| {
             let birth = self.birth(held, self.scoreboard.claim(slot, age, generation), age);
             let pid = fork::fork(|| worker::live(&birth, &command))?;

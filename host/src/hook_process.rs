@@ -2,12 +2,10 @@
 //!
 //! Owns what is said between it and the master, and its life: it is told of events in order, runs the hooks of each, and
 //! leaves when the master closes the channel. Does not own the moments (`arbiter/hooks.rs`). What a newcomer would get
-//! wrong: only `on_reload` is answered. The master never waits for any of the others, and tells nobody twice.
+//! wrong: an event has no answer, and the master waits for none; a question has a number, and its answer the same.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-
-use rgunicorn_worker_api::abi;
 
 use crate::hooks::Hooks;
 use crate::logging;
@@ -48,23 +46,28 @@ impl HookProcess {
     /// # Errors
     /// `WouldBlock`: it is that far behind. `BrokenPipe`: it is gone.
     pub fn tell(&self, hook: u32, numbers: &[u64]) -> io::Result<()> {
+        self.ask(hook, 0, numbers)
+    }
+
+    /// Master: as [`HookProcess::tell`], with a number of its own that [`HookProcess::answer`] comes back with.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ask(&self, hook: u32, number: u32, numbers: &[u64]) -> io::Result<()> {
         let Some(channel) = &self.channel else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        let mut message = hook.to_ne_bytes().to_vec();
+        let mut message = [hook.to_ne_bytes(), number.to_ne_bytes()].concat();
         message.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
         channel.send(&message, &[])
     }
 
-    /// Master: the answer to `on_reload`, if it is there: why not, if not.
+    /// Master: the next answer, if one is there: the question's number, and what the hook failed with if it did.
     ///
     /// # Errors
     /// The message cannot be read.
-    pub fn answer(&mut self) -> io::Result<Option<Result<(), String>>> {
+    pub fn answer(&mut self) -> io::Result<Option<(u32, Result<(), String>)>> {
         let Some(channel) = &self.channel else { return Ok(None) };
         match channel.receive()? {
-            Incoming::Message(message, _) => Ok(Some(match message.split_first() {
-                Some((b'n', why)) => Err(crate::scoreboard::readable(&why[..why.len().min(REASON)])),
-                _ => Ok(()),
-            })),
+            Incoming::Message(message, _) => Ok(Some(parse(&message))),
             Incoming::Nothing => Ok(None),
             Incoming::Closed => {
                 self.channel = None;
@@ -82,6 +85,16 @@ impl HookProcess {
     pub fn watched(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd)
     }
+}
+
+/// An answer. One without a number answers nothing.
+fn parse(message: &[u8]) -> (u32, Result<(), String>) {
+    let Some((number, verdict)) = message.split_first_chunk::<4>() else { return (0, Ok(())) };
+    let verdict = match verdict.split_first() {
+        Some((b'n', why)) => Err(crate::scoreboard::readable(&why[..why.len().min(REASON)])),
+        _ => Ok(()),
+    };
+    (u32::from_ne_bytes(*number), verdict)
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -119,19 +132,39 @@ fn live(birth: &Birth<'_>, channel: &Channel) -> Result<(), Failure> {
 }
 
 fn run(hooks: &Hooks, runtime: &'static Runtime, channel: &Channel, message: &[u8]) {
-    let Some((hook, numbers)) = message.split_first_chunk::<4>() else { return };
-    let hook = u32::from_ne_bytes(*hook);
+    let Some((hook, message)) = message.split_first_chunk::<4>() else { return };
+    let Some((question, numbers)) = message.split_first_chunk::<4>() else { return };
     let (numbers, _) = numbers.as_chunks::<8>();
     let numbers: Vec<u64> = numbers.iter().map(|number| u64::from_ne_bytes(*number)).collect();
-    let ran = hooks.run(runtime, hook, &numbers);
-    if hook == abi::HOOK_ON_RELOAD {
-        let answer = match ran {
-            Ok(()) => b"y".to_vec(),
-            Err(error) => [b"n", error.to_string().as_bytes()].concat(),
-        };
-        // A master that is gone takes this process with it.
-        let _ = channel.send(&answer[..answer.len().min(REASON)], &[]);
-    } else if let Err(error) = ran {
-        log::error!("{error}");
+    let ran = hooks.run(runtime, u32::from_ne_bytes(*hook), &numbers);
+    if u32::from_ne_bytes(*question) == 0 {
+        if let Err(error) = ran {
+            log::error!("{error}");
+        }
+        return;
+    }
+    let verdict = match ran {
+        Ok(()) => b"y".to_vec(),
+        Err(error) => [b"n", error.to_string().as_bytes()].concat(),
+    };
+    let answer = [question, &verdict[..verdict.len().min(REASON)]].concat();
+    // A master that is gone takes this process with it.
+    let _ = channel.send(&answer, &[]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_answered_is_one_line() {
+        let answer = |verdict: &[u8]| [&7_u32.to_ne_bytes()[..], verdict].concat();
+        assert_eq!(parse(&answer(b"y")), (7, Ok(())));
+        assert_eq!(parse(&answer(b"nnot\nnow")), (7, Err("not\\nnow".to_owned())));
+        assert_eq!(parse(&answer(&[b'n'; 4096])), (7, Err("n".repeat(REASON))));
+        for nonsense in [&[][..], b"abc", &answer(b""), &answer(b"?")] {
+            assert_eq!(parse(nonsense).1, Ok(()), "{nonsense:?}");
+        }
+        assert_eq!(parse(b"abc").0, 0, "the number of no question");
     }
 }

@@ -14,8 +14,16 @@ use crate::plugin::{self, HookPlugin, PluginError};
 use crate::runtime::Runtime;
 
 /// Those that run in the hook process, by name.
-pub const MASTER_HOOKS: &[&str] =
-    &["on_starting", "when_ready", "on_reload", "child_exit", "nworkers_changed", "on_exit"];
+pub const MASTER_HOOKS: &[&str] = &[
+    "on_starting",
+    "when_ready",
+    "on_reload",
+    "pre_fork",
+    "child_exit",
+    "nworkers_changed",
+    "pre_exec",
+    "on_exit",
+];
 
 /// The libraries of a generation, in the order of the setting.
 #[derive(Clone)]
@@ -146,6 +154,8 @@ fn name(hook: u32) -> &'static str {
         abi::HOOK_CHILD_EXIT => "child_exit",
         abi::HOOK_NWORKERS_CHANGED => "nworkers_changed",
         abi::HOOK_ON_EXIT => "on_exit",
+        abi::HOOK_PRE_FORK => "pre_fork",
+        abi::HOOK_PRE_EXEC => "pre_exec",
         _ => "post_request",
     }
 }

@@ -304,9 +304,11 @@ impl Roster {
         wanted
     }
 
-    /// Whether a fork into `slot` was asked for, has not been answered, and is still wanted.
-    pub fn awaits(&self, slot: usize) -> bool {
-        self.workers.iter().any(|worker| worker.slot == slot && worker.pid.is_none() && worker.is_booting())
+    /// The generation of a fork into `slot` that was asked for, has not been answered, and is still wanted.
+    pub fn awaited(&self, slot: usize) -> Option<u64> {
+        let awaited =
+            |worker: &&WorkerHandle| worker.slot == slot && worker.pid.is_none() && worker.is_booting();
+        self.workers.iter().find(awaited).map(|worker| worker.generation)
     }
 
     /// The fork into `slot` was never tried, and will not be.
@@ -1186,10 +1188,10 @@ mod tests {
         world.now += 10 * SECOND;
         assert_eq!(world.roster.manage(world.now), []);
         assert_eq!(world.roster.next_deadline().filter(|deadline| *deadline <= world.now), None);
-        assert!(world.roster.awaits(slot));
+        assert!(world.roster.awaited(slot).is_some());
         world.roster.halt(world.now);
         world.roster.manage(world.now);
-        assert!(!world.roster.awaits(slot), "nobody wants it any more");
+        assert!(world.roster.awaited(slot).is_none(), "nobody wants it any more");
         // It comes all the same: whoever asked for the fork is to kill it.
         assert!(!world.roster.spawned(slot, Pid::from_raw(7), world.now));
         world.roster.forget(slot);

@@ -420,6 +420,10 @@ pub const HOOK_CHILD_EXIT: u32 = 10;
 pub const HOOK_NWORKERS_CHANGED: u32 = 11;
 /// See [`HOOK_POST_FORK`].
 pub const HOOK_ON_EXIT: u32 = 12;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_PRE_FORK: u32 = 13;
+/// See [`HOOK_POST_FORK`].
+pub const HOOK_PRE_EXEC: u32 = 14;
 
 /// What a number of [`HookParts`] is; one that is not there is 0.
 pub const EVENT_AGE: usize = 0;

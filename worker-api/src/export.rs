@@ -616,6 +616,12 @@ macro_rules! __hook {
     (on_exit) => {
         $crate::abi::HOOK_ON_EXIT
     };
+    (pre_fork) => {
+        $crate::abi::HOOK_PRE_FORK
+    };
+    (pre_exec) => {
+        $crate::abi::HOOK_PRE_EXEC
+    };
     ($other:ident) => {
         compile_error!(concat!("there is no hook '", stringify!($other), "'; docs/HOOKS.md lists them"))
     };

@@ -9,16 +9,18 @@
 //! | `worker_int` | INT or QUIT was sent to the worker itself | watch | is logged |
 //! | `worker_abort` | the worker was silent for `timeout`, and is about to be aborted | watch | is logged |
 //! | `worker_exit` | the class has returned, or the worker must leave at once; not after a crash | main or watch | is logged |
-//!
 //! | `on_starting` | the first generation is about to boot | hook process | is logged |
 //! | `when_ready` | the first worker is ready, and the server listens | hook process | is logged |
 //! | `on_reload` | a reload is asked for | hook process | refuses the reload |
+//! | `pre_fork` | a worker is about to be forked | hook process | is logged |
+//! | `pre_exec` | a new master is about to be executed | hook process | refuses that |
 //! | `nworkers_changed` | there shall be another number of workers | hook process | is logged |
 //! | `child_exit` | a worker has ended, however | hook process | is logged |
 //! | `on_exit` | the last worker has ended | hook process | is logged |
 //!
 //! Those with a thread run in the worker, with its rights; the others one after the other in a process of the
-//! generation that has the workers' rights too. What a newcomer would get wrong: hooks on the watch thread run beside the
+//! generation that has the workers' rights too. The master waits for `on_reload`, `pre_fork` and `pre_exec`, 5 s at most;
+//! one that does not answer has not refused. What a newcomer would get wrong: hooks on the watch thread run beside the
 //! threads that serve, also while one of those holds a lock for ever.
 
 use crate::abi;

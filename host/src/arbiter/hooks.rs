@@ -1,13 +1,20 @@
 //! The hooks of the master's moments, which run in a process beside it.
 //!
-//! Owns the hook processes, who is told of what, and the one question that is asked, whether a reload may begin. Does
-//! not own running a hook ([`crate::hook_process`]). Events go to the process of the generation that serves; as long as
-//! it is not there, or is too far behind, they are dropped, and that is said once.
+//! Owns the hook processes, who is told of what, and the questions: what the master does only when a hook has been
+//! heard. Does not own running a hook ([`crate::hook_process`]). Events go to the process of the generation that serves,
+//! and what is asked before a worker is forked to the process of that worker's generation; as long as it is not there, or
+//! is too far behind, they are dropped, and that is said once.
+//!
+//! | asked by    | before                     | an error           | no answer in time, or the process dies |
+//! |-------------|----------------------------|--------------------|----------------------------------------|
+//! | `on_reload` | a probe is forked          | the reload is not  | the reload goes on                     |
+//! | `pre_fork`  | a worker is forked         | is logged          | the worker is forked                   |
+//! | `pre_exec`  | a new master is executed   | it is not executed | it is executed                         |
 //!
 //! What a newcomer would get wrong: a hook must never be able to stop the deploy that would repair it. So one that does
-//! not answer in time, or dies, has not refused.
+//! not answer in time, or dies, has not refused; and until it has answered it is not asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -25,20 +32,62 @@ use crate::sys::signal::{self, Signal};
 use crate::sys::wait::Ended;
 
 /// Hook processes that may be there at a time.
-pub(super) const HOOK_PROCESSES: usize = 4;
+pub(super) const HOOK_PROCESSES: usize = 8;
 /// Their slots on the scoreboard, behind those of the templates.
 const FIRST_SLOT: usize = PROBE_SLOT + 1 + TEMPLATES;
-/// How long `on_reload` may take.
-const RELOAD_LIMIT: Duration = Duration::from_secs(5);
+/// How long a hook that is waited for may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last events may take.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
 /// When another process is tried after one that died.
 const RESPAWN: Duration = Duration::from_secs(1);
 
+/// What waits for a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// A reload.
+    Reload,
+    /// A worker.
+    Fork {
+        /// Its slot, which the roster keeps for it.
+        slot: usize,
+        /// Its number in order of birth.
+        age: u64,
+    },
+    /// A new master.
+    Exec,
+}
+
+impl Question {
+    fn hook(self) -> (u32, &'static str) {
+        match self {
+            Self::Reload => (abi::HOOK_ON_RELOAD, "on_reload"),
+            Self::Fork { .. } => (abi::HOOK_PRE_FORK, "pre_fork"),
+            Self::Exec => (abi::HOOK_PRE_EXEC, "pre_exec"),
+        }
+    }
+}
+
+/// A question that was asked and is not answered.
+#[derive(Debug)]
+struct Asked {
+    number: u32,
+    question: Question,
+    since: Instant,
+}
+
 /// The place of one generation's process.
 #[derive(Debug, Default)]
 struct Post {
     process: Option<(HookProcess, usize)>,
+    /// In the order in which they are answered.
+    asked: VecDeque<Asked>,
+    /// The number of the last question that was asked.
+    last: u32,
+    /// When the last answer came.
+    answered: Option<Instant>,
+    /// The last question whose answer nobody waits for any more, as long as it has not come.
+    given_up: Option<u32>,
     not_before: Option<Instant>,
     /// It was told to leave, and must have by then.
     leaving: Option<Instant>,
@@ -56,6 +105,22 @@ pub(super) struct Attendants {
     started: bool,
     /// `on_exit` was told.
     ended: bool,
+}
+
+impl Post {
+    /// When the first of those that wait has waited for long enough: the hook before it may have taken its time.
+    fn answer_deadline(&self) -> Option<Instant> {
+        let first = self.asked.front()?;
+        Some(self.answered.map_or(first.since, |answered| answered.max(first.since)) + ANSWER_LIMIT)
+    }
+
+    fn drop_event(&mut self, generation: u64) {
+        if !std::mem::replace(&mut self.dropped, true) {
+            log::warn!(
+                "The hook process of generation {generation} misses events: it is gone, or far behind"
+            );
+        }
+    }
 }
 
 /// Whether a library of this generation has any of these hooks, by what its note says.
@@ -82,10 +147,13 @@ impl Attendants {
 
     /// When [`Arbiter::step_hooks`] must be called if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let next = |post: &Post| match (&post.process, post.killed) {
-            (Some(_), false) => post.leaving,
-            (Some(_), true) => None,
-            (None, _) => post.not_before,
+        let next = |post: &Post| {
+            let process = match (&post.process, post.killed) {
+                (Some(_), false) => post.leaving,
+                (Some(_), true) => None,
+                (None, _) => post.not_before,
+            };
+            process.into_iter().chain(post.answer_deadline()).min()
         };
         self.posts.values().filter_map(next).min()
     }
@@ -100,6 +168,7 @@ impl Arbiter {
     /// Starts, hears and ends hook processes, as far as that can be done now.
     pub(super) fn step_hooks(&mut self, now: Instant) {
         self.hear_hooks(now);
+        self.forget_unwanted_forks();
         let ending = self.is_ending();
         let over =
             ending && self.children.is_empty() && !self.reload.has_probes() && self.templates.are_gone();
@@ -117,9 +186,10 @@ impl Arbiter {
         if over && !std::mem::replace(&mut self.attendants.ended, true) {
             self.tell_hooks(abi::HOOK_ON_EXIT, &[]);
         }
-        let (serving, failed) = (self.serving, self.failure.is_some());
+        // A first start that fails has nothing that serves, and its hooks are told of its end all the same.
+        let serving = self.addressee();
         self.attendants.posts.retain(|generation, post| {
-            let wanted = !over && (*generation == serving || !failed && Some(*generation) == trying);
+            let wanted = !over && (*generation == serving || Some(*generation) == trying);
             match &mut post.process {
                 None => return wanted,
                 Some((process, _)) if !wanted && post.leaving.is_none() => {
@@ -158,7 +228,7 @@ impl Arbiter {
             HookProcess::start(&birth).map(|process| (process, slot))
         });
         let post = self.attendants.posts.entry(generation).or_default();
-        post.not_before = None;
+        (post.not_before, post.answered, post.given_up, post.dropped) = (None, None, None, false);
         match started {
             Some(Ok(process)) => post.process = Some(process),
             Some(Err(error)) => {
@@ -175,10 +245,7 @@ impl Arbiter {
 
     /// Tells the process of the generation that serves, or is to be the first to.
     pub(super) fn tell_hooks(&mut self, hook: u32, numbers: &[u64]) {
-        let generation = match self.serving {
-            0 => self.reload.generation().unwrap_or(0),
-            serving => serving,
-        };
+        let generation = self.addressee();
         let Some(post) = self.attendants.posts.get_mut(&generation) else { return };
         let mut all = numbers.to_vec();
         all.resize(numbers.len().max(2), 0);
@@ -186,11 +253,14 @@ impl Arbiter {
             all[abi::EVENT_GENERATION] = generation;
         }
         let told = post.process.as_ref().is_some_and(|(process, _)| process.tell(hook, &all).is_ok());
-        if !told && !std::mem::replace(&mut post.dropped, true) {
-            log::warn!(
-                "The hook process of generation {generation} misses events: it is gone, or far behind"
-            );
+        if !told {
+            post.drop_event(generation);
         }
+    }
+
+    /// The generation that serves, or is to be the first to.
+    fn addressee(&self) -> u64 {
+        if self.serving == 0 { self.newest } else { self.serving }
     }
 
     /// Tells of a worker's end.
@@ -204,38 +274,96 @@ impl Arbiter {
         self.tell_hooks(abi::HOOK_CHILD_EXIT, &[child.age, child.generation, 0, 0, pid, code, signal]);
     }
 
-    /// Asks whether a reload may begin, and until when an answer counts. None: there is nobody to ask.
-    pub(super) fn ask_hooks(&mut self, now: Instant) -> Option<Instant> {
-        let serving = self.serving;
-        let held = self.generations.get(&serving)?;
-        if !has(&held.generation, &["on_reload"]) {
-            return None;
+    /// Asks the process of a generation; [`Arbiter::go_on`] follows. False if there is nobody to ask, and nobody to wait for.
+    pub(super) fn ask_hooks(&mut self, generation: u64, question: Question, now: Instant) -> bool {
+        let (hook, name) = question.hook();
+        let Some(held) = self.generations.get(&generation).filter(|held| has(&held.generation, &[name]))
+        else {
+            return false;
+        };
+        let number = held.generation.number;
+        let Some(post) = self.attendants.posts.get_mut(&number) else { return false };
+        let Some((process, _)) = post.process.as_ref().filter(|_| post.given_up.is_none()) else {
+            return false;
+        };
+        let age = if let Question::Fork { age, .. } = question { age } else { 0 };
+        // 0 is no question.
+        post.last = post.last.checked_add(1).unwrap_or(1);
+        if process.ask(hook, post.last, &[age, number]).is_err() {
+            post.drop_event(number);
+            return false;
         }
-        let (process, _) = self.attendants.posts.get(&serving)?.process.as_ref()?;
-        process.tell(abi::HOOK_ON_RELOAD, &[0, serving]).ok()?;
-        Some(now + RELOAD_LIMIT)
+        post.asked.push_back(Asked { number: post.last, question, since: now });
+        true
     }
 
     fn hear_hooks(&mut self, now: Instant) {
-        let mut answers = Vec::new();
-        for (generation, post) in &mut self.attendants.posts {
+        let mut heard = Vec::new();
+        for post in self.attendants.posts.values_mut() {
             let Some((process, _)) = &mut post.process else { continue };
-            while let Ok(Some(answer)) = process.answer() {
-                answers.push((*generation, answer));
+            while let Ok(Some((number, verdict))) = process.answer() {
+                post.answered = Some(now);
+                post.given_up = post.given_up.filter(|last| *last != number);
+                // One that is not there was given up, or nobody wants to know any more.
+                if let Some(index) = post.asked.iter().position(|asked| asked.number == number) {
+                    heard.extend(post.asked.remove(index).map(|asked| (asked.question, verdict)));
+                }
+            }
+            if post.answer_deadline().is_some_and(|until| until <= now) {
+                let names: Vec<_> = post.asked.iter().map(|asked| asked.question.hook().1).collect();
+                log::warn!(
+                    "The hook {} has not answered within {ANSWER_LIMIT:.0?}; the master goes on, and asks no more \
+                     until it has",
+                    names[0]
+                );
+                post.given_up = post.asked.back().map(|asked| asked.number);
+                heard.extend(post.asked.drain(..).map(|asked| (asked.question, Ok(()))));
             }
         }
-        let Some(until) = self.reload.asks() else { return };
-        let answer = answers.into_iter().find(|(of, _)| *of == self.serving);
-        match answer {
-            Some((_, Ok(()))) => self.try_generation(now),
-            Some((_, Err(why))) => self.refuse(&Refusal::new(EXIT_APP_LOAD, why), now),
-            None if until <= now => {
-                log::warn!(
-                    "The hook on_reload has not answered within {RELOAD_LIMIT:.0?}; the reload goes on"
-                );
-                self.try_generation(now);
+        for (question, verdict) in heard {
+            self.go_on(question, verdict, now);
+        }
+    }
+
+    /// What was asked has an answer, or will never have one.
+    fn go_on(&mut self, question: Question, verdict: Result<(), String>, now: Instant) {
+        match question {
+            Question::Reload if !self.reload.is_asking() => {}
+            Question::Reload => match verdict {
+                Ok(()) => self.try_generation(now),
+                Err(why) => self.refuse(&Refusal::new(EXIT_APP_LOAD, why), now),
+            },
+            Question::Fork { slot, age } => {
+                if let Err(why) = verdict {
+                    log::error!("{why}; worker {age} is forked all the same");
+                }
+                match self.roster.awaited(slot) {
+                    Some(generation) => self.fork_worker(generation, slot, age, now),
+                    None => self.roster.forget(slot),
+                }
             }
-            None => {}
+            Question::Exec => {
+                self.kin.hook_was_heard();
+                match verdict {
+                    Ok(()) => self.execute_successor(),
+                    Err(why) => log::error!("No new master is executed, this one serves on: {why}"),
+                }
+            }
+        }
+    }
+
+    /// Takes back the forks that wait for a hook and that nobody wants any more.
+    fn forget_unwanted_forks(&mut self) {
+        let roster = &mut self.roster;
+        for post in self.attendants.posts.values_mut() {
+            post.asked.retain(|asked| {
+                let Question::Fork { slot, .. } = asked.question else { return true };
+                let keep = roster.awaited(slot).is_some();
+                if !keep {
+                    roster.forget(slot);
+                }
+                keep
+            });
         }
     }
 
@@ -247,6 +375,7 @@ impl Arbiter {
         };
         let generation = *generation;
         let Some((_, slot)) = post.process.take() else { return true };
+        let unanswered = std::mem::take(&mut post.asked);
         let view = self.scoreboard.view(slot);
         let (stage, message) = (view.stage(), view.message());
         let leaving = post.leaving.is_some();
@@ -261,8 +390,8 @@ impl Arbiter {
                  is made in {RESPAWN:.0?}"
             );
         }
-        if self.reload.asks().is_some() && generation == self.serving {
-            self.try_generation(now);
+        for asked in unanswered {
+            self.go_on(asked.question, Ok(()), now);
         }
         true
     }

@@ -172,11 +172,10 @@ impl Templates {
 
 impl Arbiter {
     /// The roster wants a worker of a generation that has a template; it comes when that has forked it.
-    pub(super) fn order_worker(&mut self, generation: u64, slot: usize, now: Instant) {
+    pub(super) fn order_worker(&mut self, generation: u64, slot: usize, age: u64, now: Instant) {
         match EventFd::new() {
             Ok(command) => {
-                self.ages += 1;
-                let order = Order { slot, age: self.ages };
+                let order = Order { slot, age };
                 let nursery = self.templates.by_generation.entry(generation).or_default();
                 nursery.waiting.push_back(Request { order, command });
             }
@@ -217,7 +216,7 @@ impl Arbiter {
         let Some(nursery) = self.templates.by_generation.get_mut(&generation) else { return };
         let roster = &mut self.roster;
         nursery.waiting.retain(|request| {
-            let keep = wanted && roster.awaits(request.order.slot);
+            let keep = wanted && roster.awaited(request.order.slot).is_some();
             if !keep {
                 roster.forget(request.order.slot);
             }

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{AccessFlags, access};
 
 use super::Arbiter;
+use super::hooks::Question;
 use crate::config::Config;
 use crate::error::{EXIT_SETTINGS, StartError};
 use crate::inherit::{HANDOVER, HandedSocket, Handover, Inheritance};
@@ -88,6 +89,8 @@ pub(super) struct Kin {
     announced: bool,
     /// The workers were sent away by WINCH.
     resting: bool,
+    /// The hook pre_exec is waited for.
+    asked: bool,
 }
 
 impl Kin {
@@ -110,8 +113,13 @@ impl Kin {
             // Without /proc there is only what was typed.
             fallback: std::env::current_exe().unwrap_or_default(),
         };
-        let (to_detach, announced, resting) = (false, false, false);
-        Ok(Self { typed, elder, successor: None, launcher, to_detach, announced, resting })
+        let (to_detach, announced, resting, asked) = (false, false, false, false);
+        Ok(Self { typed, elder, successor: None, launcher, to_detach, announced, resting, asked })
+    }
+
+    /// The hook pre_exec was heard, or is not waited for any more.
+    pub(super) fn hook_was_heard(&mut self) {
+        self.asked = false;
     }
 
     /// What the master is to wait for.
@@ -178,25 +186,38 @@ impl Kin {
 
 impl Arbiter {
     /// USR2: executes a new master beside this one.
-    pub(super) fn handle_usr2(&mut self) {
+    pub(super) fn handle_usr2(&mut self, now: Instant) {
         if self.kin.successor.is_some() {
             log::warn!("USR2 signal ignored. Child exists.");
         } else if self.kin.elder.is_some() {
             log::warn!("USR2 signal ignored. Parent exists.");
         } else if self.stopping.is_some() || self.serving == 0 {
             log::warn!("USR2 signal ignored. The server is starting or stopping.");
+        } else if self.kin.asked {
+            log::warn!("USR2 signal ignored. The hook pre_exec has not answered yet.");
         } else {
-            match self.fork_successor() {
-                Ok(successor) => {
-                    log::info!("A new master is executed (pid:{})", successor.pid);
-                    let listeners = self.generations.values().flat_map(|held| &held.listeners);
-                    for listener in listeners.map(Rc::as_ref).chain(self.monitors.listeners()) {
-                        listener.share();
-                    }
-                    self.kin.successor = Some(successor);
-                }
-                Err(error) => log::error!("cannot execute a new master: {error}; this one serves on"),
+            self.kin.asked = self.ask_hooks(self.serving, Question::Exec, now);
+            if !self.kin.asked {
+                self.execute_successor();
             }
+        }
+    }
+
+    /// A hook may have been heard first, and the server may be stopping by now.
+    pub(super) fn execute_successor(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        match self.fork_successor() {
+            Ok(successor) => {
+                log::info!("A new master is executed (pid:{})", successor.pid);
+                let listeners = self.generations.values().flat_map(|held| &held.listeners);
+                for listener in listeners.map(Rc::as_ref).chain(self.monitors.listeners()) {
+                    listener.share();
+                }
+                self.kin.successor = Some(successor);
+            }
+            Err(error) => log::error!("cannot execute a new master: {error}; this one serves on"),
         }
     }
 

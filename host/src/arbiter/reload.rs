@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use rgunicorn_worker_api::abi;
 
+use super::hooks::Question;
 use super::{Arbiter, Held, PROBE_SLOT, close_unshared, group};
 use crate::config::{BindAddress, Config};
 use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
@@ -58,8 +59,6 @@ enum Phase {
     Asking {
         /// The generation that it would be.
         generation: u64,
-        /// When it has not refused.
-        until: Instant,
     },
     /// The probe reads the configuration and copies images.
     Preparing {
@@ -146,14 +145,7 @@ impl Reload {
 
     /// When a probe must have finished. A booting worker's deadline is the roster's.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let next = match &self.phase {
-            Phase::Asking { until: next, .. } | Phase::Binding { next, .. } => Some(*next),
-            Phase::Idle
-            | Phase::Preparing { .. }
-            | Phase::Trying { .. }
-            | Phase::Booting { .. }
-            | Phase::Rolling { .. } => None,
-        };
+        let next = if let Phase::Binding { next, .. } = &self.phase { Some(*next) } else { None };
         self.spent.iter().chain(self.probe()).filter_map(|probe| probe.deadline).chain(next).min()
     }
 
@@ -164,15 +156,15 @@ impl Reload {
             Phase::Preparing { probe } | Phase::Binding { probe, .. } | Phase::Trying { probe } => {
                 Some(probe.generation)
             }
-            Phase::Asking { generation, .. }
-            | Phase::Booting { generation }
-            | Phase::Rolling { generation } => Some(*generation),
+            Phase::Asking { generation } | Phase::Booting { generation } | Phase::Rolling { generation } => {
+                Some(*generation)
+            }
         }
     }
 
-    /// Whether the hook on_reload is waited for, or was in vain.
-    pub(super) fn asks(&self) -> Option<Instant> {
-        if let Phase::Asking { until, .. } = self.phase { Some(until) } else { None }
+    /// Whether the hook on_reload is waited for.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.phase, Phase::Asking { .. })
     }
 }
 
@@ -199,9 +191,10 @@ impl Arbiter {
         }
         // Also of one that is refused before it is made: whoever has asked for it waits for this number's verdict.
         self.newest += 1;
-        match self.ask_hooks(now) {
-            Some(until) => self.reload.phase = Phase::Asking { generation: self.newest, until },
-            None => self.try_generation(now),
+        if self.ask_hooks(self.serving, Question::Reload, now) {
+            self.reload.phase = Phase::Asking { generation: self.newest };
+        } else {
+            self.try_generation(now);
         }
     }
 

@@ -35,7 +35,7 @@ impl Arbiter {
             Signal::SIGINT | Signal::SIGQUIT => self.stop(Stopping::Quick, now),
             Signal::SIGHUP => self.handle_hup(now),
             Signal::SIGUSR1 => self.handle_usr1(),
-            Signal::SIGUSR2 => self.handle_usr2(),
+            Signal::SIGUSR2 => self.handle_usr2(now),
             Signal::SIGWINCH => self.handle_winch(),
             Signal::SIGTTIN => self.handle_ttin(),
             Signal::SIGTTOU => self.handle_ttou(),
