@@ -426,12 +426,45 @@ fn hooks_about_requests_that_fail_cost_no_answer() {
         let worker = server.workers();
         assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
         let (hook, how) = failing.split_once(':').expect("two words");
-        let line = server.wait_log(&format!("the hook {hook} failed: "));
+        let line =
+            server.wait_log(&format!("the hook {hook} of {} failed: ", site.join("hooks.so").display()));
         assert!(line.contains(&format!("asked to {how}")), "{line}");
         assert_eq!(server.workers(), worker);
         server.expect_error(&format!("asked to {how}"));
         server.finish();
     }
+}
+
+#[test]
+fn an_application_may_have_hooks_with_it() {
+    let site = Site::new("own_hooks");
+    site.install(programs().fixture("own_hooks"), "own.so");
+    // Another hook library is called first, wherever the application's own note comes from.
+    let mut server = launch(&site, &[])
+        .with(|settings| _ = settings.text("application", "own.so"))
+        .settings(&[("preload_app", "true")])
+        .start();
+    let (worker, apart) = (server.workers()[0], hook_process(&server));
+    assert_eq!(server.text("/"), "worker 1 has begun");
+    wait_for("the request to be told", || site.read("trace").contains("own post_request"));
+    let of_worker: Vec<String> = told(&site, worker).iter().map(|line| line.replace("own ", "")).collect();
+    assert_eq!(of_worker[..2], ["post_fork", "post_fork"], "{of_worker:#?}");
+    // Its own word in the hook process counts as any other's.
+    let verdict = server.reload();
+    assert!(
+        verdict.contains("the hook on_reload of") && verdict.contains("own.so failed: not now"),
+        "{verdict}"
+    );
+    let told = told_apart(&site, apart);
+    assert!(
+        told.contains(&"on_reload".to_owned()) && told.contains(&"own on_reload".to_owned()),
+        "{told:#?}"
+    );
+    server.expect_error("not now");
+    server.finish();
+    // As a hook library alone it is not taken.
+    let ended = launch(&site, &[]).with(|settings| _ = settings.list("hooks", &["own.so"])).start_in_vain();
+    assert!(ended.stderr.contains("own.so: it is an application, not a hook library"), "{}", ended.stderr);
 }
 
 #[test]

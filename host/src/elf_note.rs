@@ -89,6 +89,18 @@ impl Note {
         Self { lines: pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect() }
     }
 
+    /// Takes in a further note of the same library. Hooks that stand beside an application are one more thing that this
+    /// has, whichever of the two notes comes first; of anything else the first one counts.
+    fn join(&mut self, mut other: Self) {
+        let is_hooks = |note: &Self| note.get("kind") == Some("hooks");
+        if is_hooks(self) && !is_hooks(&other) {
+            std::mem::swap(self, &mut other);
+        }
+        if is_hooks(&other) && !is_hooks(self) && self.get("hooks").is_none() {
+            self.lines.extend(other.lines.into_iter().filter(|(key, _)| key == "hooks"));
+        }
+    }
+
     /// The value of the first line with this key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.lines.iter().find(|(there, _)| there == key).map(|(_, value)| value.as_str())
@@ -405,12 +417,17 @@ fn take_notes(endian: Endianness, align: u32, data: &[u8], facts: &mut ElfFacts)
     let Ok(mut notes) = NoteIterator::<Header>::new(endian, align.into(), data) else { return Ok(()) };
     while let Ok(Some(note)) = notes.next() {
         let (owner, kind, text) = (note.name(), note.n_type(endian), note.desc());
-        if owner == OWNER && kind == TYPE && facts.note.is_none() {
+        if owner == OWNER && kind == TYPE {
             if text.len() > NOTE_LIMIT {
                 return Err(ElfError::Note("it is longer than 64 KiB"));
             }
             let text = std::str::from_utf8(text).map_err(|_| ElfError::Note("it is not UTF-8"))?;
-            facts.note = Some(Note::parse(text.trim_end_matches('\0')));
+            let found = Note::parse(text.trim_end_matches('\0'));
+            match &mut facts.note {
+                // Often the same one again: it is seen as a section and as part of a segment.
+                Some(note) => note.join(found),
+                None => facts.note = Some(found),
+            }
         } else if owner == elf::ELF_NOTE_GNU && kind == elf::NT_GNU_BUILD_ID && facts.build_id.is_none() {
             facts.build_id = Some(hex(&text[..text.len().min(64)]));
         }
@@ -475,6 +492,21 @@ mod tests {
         assert_eq!(found.build_id.as_deref(), Some("abcdef01"));
         if cfg!(target_pointer_width = "64") {
             assert_eq!(facts(&without_sections(bytes)), Ok(found));
+        }
+    }
+
+    #[test]
+    fn hooks_beside_an_application_are_one_more_thing_that_it_has() {
+        let app = "kind=app\nname=shop\n";
+        let hooks = "kind=hooks\nname=shop\nhooks=on_exit,\n";
+        for (first, second) in [(app, hooks), (hooks, app)] {
+            let mut note = Note::parse(first);
+            // What is seen twice is there once.
+            for text in [second, first, second] {
+                note.join(Note::parse(text));
+            }
+            assert_eq!((note.get("kind"), note.get("hooks")), (Some("app"), Some("on_exit,")), "{note:?}");
+            assert_eq!(note.lines.len(), 3, "{note:?}");
         }
     }
 

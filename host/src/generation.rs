@@ -39,7 +39,7 @@ pub struct Generation {
     pub apps: Vec<Image>,
     /// The applications, longest prefix first.
     pub mounts: Vec<MountedApp>,
-    /// The libraries of hooks.
+    /// The libraries that have hooks and nothing else.
     pub hooks: Vec<Image>,
     /// Where the images lie; removed when the last process that uses them is gone.
     pub directory: PathBuf,
@@ -50,6 +50,12 @@ impl Generation {
     pub fn class_name(&self) -> &str {
         let named = self.class.note.as_ref().and_then(|note| note.get("class"));
         named.unwrap_or(&self.config.worker_class.name)
+    }
+
+    /// The images that have hooks, in the order in which they are called: those of the setting, then applications.
+    pub fn hook_images(&self) -> impl Iterator<Item = &Image> {
+        let has_hooks = |image: &&Image| image.note.as_ref().is_some_and(|note| note.get("hooks").is_some());
+        self.hooks.iter().chain(self.apps.iter().filter(has_hooks))
     }
 
     /// All images, in the order in which load ranges are numbered: the class, the applications, the hooks.

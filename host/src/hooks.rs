@@ -2,7 +2,8 @@
 //!
 //! Owns the calls and what an error of a hook means: two of them are part of the boot, the others are only heard. Does
 //! not own the moments ([`crate::worker`], [`crate::runtime`]). What a newcomer would get wrong: a hook that nobody has
-//! must cost nothing, so the bits are looked at before anything is put together for the call.
+//! must cost nothing, so the bits are looked at before anything is put together for the call, and a worker without any
+//! holds no hooks at all.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use rgunicorn_worker_api::abi::{self, Bytes};
 use rgunicorn_worker_api::request::Request;
 
+use crate::image::Image;
 use crate::plugin::{self, HookPlugin, PluginError};
 use crate::runtime::Runtime;
 
@@ -25,11 +27,11 @@ pub const MASTER_HOOKS: &[&str] = &[
     "on_exit",
 ];
 
-/// The libraries of a generation, in the order of the setting.
+/// The libraries of a generation that have hooks, in the order in which they are called.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "tables of functions")]
 pub struct Hooks {
-    libraries: Vec<HookPlugin>,
+    libraries: Vec<(&'static Image, HookPlugin)>,
     /// A bit for each hook that one of them has.
     present: u64,
 }
@@ -44,11 +46,11 @@ impl Hooks {
         place: impl Fn(&Path) -> PathBuf + Copy,
     ) -> Result<Self, PluginError> {
         let mut hooks = Self { libraries: Vec::new(), present: 0 };
-        for image in &runtime.generation().hooks {
+        for image in runtime.generation().hook_images() {
             runtime.slot().set_stage(&format!("loading {}", image.original.display()));
             let library = HookPlugin::open(image, place)?;
             hooks.present |= library.present();
-            hooks.libraries.push(library);
+            hooks.libraries.push((image, library));
         }
         Ok(hooks)
     }
@@ -59,6 +61,18 @@ impl Hooks {
     /// A hook has refused, and with it the boot.
     pub fn post_fork(&self, runtime: &Runtime) -> Result<(), PluginError> {
         self.ask(runtime, abi::HOOK_POST_FORK)
+    }
+
+    /// Whether a worker that serves is told of anything: else it need not even ask.
+    pub fn hear_of_service(&self) -> bool {
+        let hooks = [
+            abi::HOOK_PRE_REQUEST,
+            abi::HOOK_POST_REQUEST,
+            abi::HOOK_WORKER_INT,
+            abi::HOOK_WORKER_ABORT,
+            abi::HOOK_WORKER_EXIT,
+        ];
+        hooks.into_iter().any(|hook| self.has(hook))
     }
 
     /// Worker: its applications are ready.
@@ -105,8 +119,8 @@ impl Hooks {
         self.present >> hook & 1 == 1
     }
 
-    fn having(&self, hook: u32) -> impl Iterator<Item = (usize, &HookPlugin)> {
-        self.libraries.iter().enumerate().filter(move |(_, library)| library.present() >> hook & 1 == 1)
+    fn having(&self, hook: u32) -> impl Iterator<Item = &(&'static Image, HookPlugin)> {
+        self.libraries.iter().filter(move |(_, library)| library.present() >> hook & 1 == 1)
     }
 
     fn ask(&self, runtime: &Runtime, hook: u32) -> Result<(), PluginError> {
@@ -118,8 +132,7 @@ impl Hooks {
     /// # Errors
     /// The first that failed; the others are not run then.
     pub fn run(&self, runtime: &Runtime, hook: u32, numbers: &[u64]) -> Result<(), PluginError> {
-        for (index, library) in self.having(hook) {
-            let image = &runtime.generation().hooks[index];
+        for (image, library) in self.having(hook) {
             runtime.slot().set_stage(&format!("in the hook {} of {}", name(hook), image.original.display()));
             library.call(hook, numbers, &[]).map_err(|why| plugin::hook_failed(image, name(hook), &why))?;
         }
@@ -127,9 +140,9 @@ impl Hooks {
     }
 
     fn heard(&self, hook: u32, numbers: &[u64], texts: &[Bytes]) {
-        for (_, library) in self.having(hook) {
+        for (image, library) in self.having(hook) {
             if let Err(why) = library.call(hook, numbers, texts) {
-                log::error!("the hook {} failed: {why}", name(hook));
+                log::error!("{}", plugin::hook_failed(image, name(hook), &why));
             }
         }
     }

@@ -323,11 +323,15 @@ impl HookPlugin {
     /// # Errors
     /// The loader refuses it, or it is not what its note says.
     pub fn open(image: &Image, place: impl Fn(&Path) -> PathBuf) -> Result<Self, PluginError> {
-        let symbol = open(image, Kind::Hooks, HOOK_SYMBOL, place)?;
+        // An application may have its hooks with it.
+        let beside =
+            image.note.as_ref().is_some_and(|note| note.get("kind") == Some(Kind::Application.word()));
+        let kind = if beside { Kind::Application } else { Kind::Hooks };
+        let symbol = open(image, kind, HOOK_SYMBOL, place)?;
         // SAFETY: the symbol of a library whose note says that the export macro of this kind wrote it; the library is
         // never unloaded.
         let module = unsafe { abi::load::<HookModule_Ref>(symbol) }
-            .map_err(|refusal| refused(image, Kind::Hooks, refusal))?;
+            .map_err(|refusal| refused(image, kind, refusal))?;
         module.attach()(log_sink());
         connect_level(module.set_log_level());
         Ok(Self { module })

@@ -219,7 +219,9 @@ fn serve(
             .map_err(|error| plugin::failed(image, &mount.name, "did not become ready", error.message()))?;
     }
     hooks.post_worker_init(runtime)?;
-    runtime.set_hooks(hooks);
+    if hooks.hear_of_service() {
+        runtime.set_hooks(hooks);
+    }
     // 7. The loop. `Host::ready` inside of it reports to the master and waits for its go.
     slot.set_stage("running the worker class");
     let mounts: &'static [MountParts] = mounts(generation, &apps).leak();

@@ -519,7 +519,7 @@ impl<L: HookLibrary + 'static> HookExport<L> {
 }
 
 /// Exports hooks from a library: which, and the function of each, `fn(&Event<'_>) -> Result<(), Error>`. Their names and
-/// what they mean: [`crate::hooks`].
+/// what they mean: [`crate::hooks`]. It may stand beside [`crate::export_app!`]: the application has them with it then.
 ///
 /// ```
 /// use rgunicorn_worker_api::prelude::*;

@@ -1,4 +1,4 @@
-//! Hooks: what a library that is neither class nor application is told of server, workers and requests.
+//! Hooks: what a library of hooks, or an application that has some with it, is told of server, workers and requests.
 //!
 //! | hook | when | thread | an error |
 //! |---|---|---|---|

@@ -125,7 +125,7 @@ impl Post {
 
 /// Whether a library of this generation has any of these hooks, by what its note says.
 fn has(generation: &Generation, hooks: &[&str]) -> bool {
-    let names = generation.hooks.iter().filter_map(|image| image.note.as_ref()?.get("hooks"));
+    let names = generation.hook_images().filter_map(|image| image.note.as_ref()?.get("hooks"));
     names.flat_map(|names| names.split(',')).any(|name| hooks.contains(&name))
 }
 
