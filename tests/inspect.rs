@@ -7,8 +7,10 @@
 //! is the proof that the first answer has ended where it said.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use harness::compiler::Compiler;
 use harness::{
     Address, Class, Connection, Failure, Heard, Pace, Response, Server, Signal, Site, process, programs,
     under_each_class, wait_for,
@@ -16,6 +18,18 @@ use harness::{
 use sha2::{Digest, Sha256};
 
 const PACES: [Pace; 3] = [Pace::Whole, Pace::Pieces(1), Pace::Pieces(7)];
+
+/// Whether the application under test is the one in C, which fails where another panics: see `inspect_c.rs`.
+const IN_C: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"inspect_c");
+
+fn application() -> PathBuf {
+    if IN_C { programs().inspect_c(1) } else { programs().inspect(1) }
+}
+
+/// Whether there is none, and this test is left out by its name.
+fn is_skipped() -> bool {
+    IN_C && Compiler::c(std::thread::current().name().unwrap_or_default()).is_none()
+}
 
 /// A class, and whether connections are kept.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +41,18 @@ struct Way {
 /// Tries something under each class, each connection for one request.
 #[track_caller]
 fn under_each(test: impl Fn(Way)) {
-    under_each_class(|class| test(Way { class, kept: false }));
+    if !is_skipped() {
+        under_each_class(|class| test(Way { class, kept: false }));
+    }
 }
 
 /// Tries something under each class with connections for one request, and where that is possible with such that are
 /// kept.
 #[track_caller]
 fn in_each_way(test: impl Fn(Way)) {
+    if is_skipped() {
+        return;
+    }
     under_each_class(|class| {
         for kept in [false, true] {
             if class.keeps_alive || !kept {
@@ -46,7 +65,7 @@ fn in_each_way(test: impl Fn(Way)) {
 
 /// A server with `inspect` that listens on a port and on a Unix socket.
 fn launch<'s>(site: &'s Site, way: Way, workers: usize, settings: &[(&str, &str)]) -> Server<'s> {
-    site.install(programs().inspect(1), "app.so");
+    site.install(application(), "app.so");
     let launch = site.launch().class(way.class).workers(workers).everywhere();
     launch.settings(&[("keepalive", if way.kept { "30" } else { "0" })]).settings(settings).start()
 }
@@ -93,6 +112,12 @@ fn another(connection: &mut Connection) -> Result<(), Failure> {
         (200, "INSPECT-VERSION:1", true) => Ok(()),
         _ => Err(Failure::Garbled(format!("another request was answered with {answer:?}"))),
     }
+}
+
+/// What is said when the application is asked to panic.
+fn expect_panics(server: &mut Server<'_>) {
+    server.expect_error("inspect: asked to panic");
+    server.expect_error(if IN_C { "the application failed" } else { "the application panicked" });
 }
 
 fn get(target: &str) -> String {
@@ -243,8 +268,7 @@ fn head_is_get_without_its_body() {
                 |length: Option<String>| length.expect("a length").parse::<usize>().expect("a number");
             assert_eq!(number(head), number(whole) + 1);
         }
-        server.expect_error("inspect: asked to panic");
-        server.expect_error("the application panicked");
+        expect_panics(&mut server);
         server.finish();
     });
 }
@@ -616,9 +640,10 @@ fn a_panic_before_or_within_an_answer() {
             assert!(old.rest().len() <= 10, "{old:?}");
         }
         assert_eq!(server.workers(), worker, "a panic is no death");
-        server.wait_log("examples/inspect/src/lib.rs");
-        server.expect_error("inspect: asked to panic");
-        server.expect_error("the application panicked");
+        if !IN_C {
+            server.wait_log("examples/inspect/src/lib.rs");
+        }
+        expect_panics(&mut server);
         server.finish();
     });
 }
@@ -662,8 +687,11 @@ fn a_death_takes_one_connection_with_it() {
 
 #[test]
 fn the_environment_is_the_operators() {
+    if is_skipped() {
+        return;
+    }
     let site = Site::new("env");
-    site.install(programs().inspect(1), "app.so");
+    site.install(application(), "app.so");
     let server =
         site.launch().args(&["-e", "FROM_FLAG=a b=c", "--env", "SECOND=2"]).env("INHERITED", "yes").start();
     for (name, value) in [("FROM_FLAG", "a b=c"), ("SECOND", "2"), ("INHERITED", "yes"), ("NEITHER", "")] {
@@ -678,6 +706,9 @@ fn the_environment_is_the_operators() {
 
 #[test]
 fn a_worker_class_by_name_and_by_path_is_the_same() {
+    if is_skipped() {
+        return;
+    }
     under_each_class(|class| {
         let path = programs().class(class).display().to_string();
         let said = [class.name, &path, "./mine.so"].map(|chosen| what_is_said(class, chosen));
@@ -690,7 +721,7 @@ fn a_worker_class_by_name_and_by_path_is_the_same() {
 fn what_is_said(class: Class, chosen: &str) -> Vec<String> {
     let site = Site::new("same_bytes");
     site.install(programs().class(class), "mine.so");
-    site.install(programs().inspect(1), "app.so");
+    site.install(application(), "app.so");
     let server = site.launch().settings(&[("keepalive", "0")]).args(&["-k", chosen]).start();
     let routes = plain_routes();
     let targets = routes.iter().map(|(target, ..)| *target).chain(["/", "/status/204", "/wrong-length"]);
@@ -942,8 +973,12 @@ fn a_client_that_leaves_is_no_error() {
 
 #[test]
 fn the_version_lies_in_the_library_once() {
+    if is_skipped() {
+        return;
+    }
     for version in [1, 2] {
-        let file = fs::read(programs().inspect(version)).expect("a plugin");
+        let file = if IN_C { programs().inspect_c(version) } else { programs().inspect(version) };
+        let file = fs::read(file).expect("a plugin");
         let text = format!("INSPECT-VERSION:{version}");
         assert_eq!(file.windows(text.len()).filter(|octets| *octets == text.as_bytes()).count(), 1);
     }

@@ -1,4 +1,4 @@
-//! `--check-config`: what a start would do, without binding anything.
+//! `check` and `--check-config`: what a start would do, without binding anything.
 //!
 //! Owns nothing but the order of the steps: it is the probe, both stages, with nobody to serve afterwards. What a
 //! newcomer would get wrong: reading the configuration is not enough. A file that parses may name an application that
@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use crate::config::Sources;
-use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
+use crate::error::{EXIT_SETTINGS, StartError};
+use crate::generation::Generation;
 use crate::image::RuntimeDir;
 use crate::logging;
 use crate::probe::{FIRST_BOOT_TIMEOUT, Probe, Refusal, Report, Task};
@@ -17,11 +18,11 @@ use crate::sys::fd::{Watch, poll};
 use crate::sys::signal::{self, Mask, Signal};
 use crate::sys::wait;
 
-/// Tries the generation that a start would serve.
+/// Tries the generation that a start would serve; returns one line that says what that would be.
 ///
 /// # Errors
 /// The sentence and exit code that the start would end with.
-pub fn check(sources: &Sources, mask: &Mask) -> Result<(), StartError> {
+pub fn check(sources: &Sources, mask: &Mask) -> Result<String, StartError> {
     logging::start();
     let fail = |error: std::io::Error| StartError::new(EXIT_SETTINGS, format!("cannot check: {error}"));
     let scoreboard = Scoreboard::new(1).map_err(fail)?;
@@ -42,45 +43,61 @@ pub fn check(sources: &Sources, mask: &Mask) -> Result<(), StartError> {
     if let Some(runtime_dir) = runtime_dir {
         runtime_dir.remove();
     }
-    verdict.map_err(|refusal| StartError::new(refusal.exit_code, refusal.sentence))?;
-    killed.map(|_| ()).map_err(fail)
+    let line = verdict.map_err(|refusal| StartError::new(refusal.exit_code, refusal.sentence))?;
+    killed.map(|_| line).map_err(fail)
 }
 
 fn await_verdict(
     probe: &mut Probe,
     scoreboard: &Scoreboard,
     runtime_dir: &mut Option<RuntimeDir>,
-) -> Result<(), Refusal> {
+) -> Result<String, Refusal> {
+    let mut line = String::new();
     let refuse = |error: &dyn std::fmt::Display| Refusal::new(EXIT_SETTINGS, error.to_string());
     loop {
         match probe.receive()? {
             Some(Report::RuntimeDir(path)) => {
                 *runtime_dir = Some(RuntimeDir::adopt(&path).map_err(|error| refuse(&error))?);
             }
-            Some(Report::Prepared(_)) => {
+            Some(Report::Prepared(prepared)) => {
+                line = would_serve(&prepared.generation);
                 // A probe that has died meanwhile is found below.
                 let _ = probe.go();
             }
-            Some(Report::Tried) => return Ok(()),
+            Some(Report::Tried) => return Ok(line),
             Some(Report::Refused(refusal)) => return Err(refusal),
             None => {
-                let stage = || scoreboard.view(0).stage();
                 if probe.is_closed() {
-                    let ended = wait::wait(probe.pid)
-                        .map_or_else(|error| error.to_string(), |ended| ended.to_string());
-                    return Err(Refusal::new(
-                        EXIT_WORKER_BOOT,
-                        format!("while {} the probe {ended}", stage()),
-                    ));
+                    let ended = wait::wait(probe.pid).map_err(|error| refuse(&error))?;
+                    return Err(Refusal::died(&scoreboard.view(0), ended, ""));
                 }
                 let found = poll(&mut [Watch::readable(probe.as_fd())], probe.deadline)
                     .map_err(|error| refuse(&error))?;
                 if found == 0 {
-                    let sentence =
-                        format!("it could not be tried within boot_timeout; the probe was still {}", stage());
-                    return Err(Refusal::new(EXIT_WORKER_BOOT, sentence));
+                    return Err(Refusal::late(&scoreboard.view(0)));
                 }
             }
         }
     }
+}
+
+fn would_serve(generation: &Generation) -> String {
+    let config = &generation.config;
+    let mounts: Vec<String> = config
+        .mounts
+        .iter()
+        .map(|mount| match mount.prefix.as_str() {
+            "/" => mount.application.text.clone(),
+            prefix => format!("{} at {prefix}", mount.application.text),
+        })
+        .collect();
+    let addresses: Vec<String> = config.bind.iter().map(ToString::to_string).collect();
+    let count = config.workers;
+    let workers = if count == 1 { "worker" } else { "workers" };
+    format!(
+        "OK: would serve {} on {} with {count} {workers} of the class {}\n",
+        mounts.join(", "),
+        addresses.join(", "),
+        generation.class_name()
+    )
 }

@@ -7,6 +7,7 @@
 //! names; everything that reads either belongs to [`crate::config::Config::load`], which runs in the probe.
 
 mod description;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -33,12 +34,18 @@ const CONTROL: &str = "ctl";
 pub enum Invocation {
     /// Serve.
     Serve(Values),
+    /// Try a worker class.
+    Certify(crate::certify::Request),
     /// Load the configuration, say whether it is sound, exit.
     CheckConfig(Values),
     /// Load the configuration, print it, exit.
     PrintConfig(Values, PrintFormat),
+    /// Try what a start would do, say what comes of it, exit.
+    Check(Values),
     /// Ask a running server.
     Control(crate::ctl::Request),
+    /// Tell what plugin files are.
+    Inspect(crate::inspect::Request),
     /// Print this help text, exit 0.
     Help {
         /// About the settings.
@@ -173,6 +180,11 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
         let help = || Invocation::Help { text: crate::ctl::HELP.to_owned(), values: Values::default() };
         return Ok(request.map_or_else(help, Invocation::Control));
     }
+    if let Some((first, rest)) = words.split_first()
+        && let Some(parsed) = tools::parse(first, rest)
+    {
+        return parsed;
+    }
     if let Some(first) = words.first()
         && SUBCOMMANDS.contains(&first.as_str())
     {
@@ -181,12 +193,17 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
              that name, write '{first}:app'"
         )));
     }
-    let matches = match command(Audience::Operator).try_get_matches_from(&words) {
+    parse_server(&words)
+}
+
+/// Understands words that are the server's, without a subcommand.
+fn parse_server(words: &[String]) -> Result<Invocation, CliError> {
+    let matches = match command(Audience::Operator).try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => {
                 let text = error.render().to_string();
-                return Ok(Invocation::Help { text, values: beside_help(&words) });
+                return Ok(Invocation::Help { text, values: beside_help(words) });
             }
             ErrorKind::DisplayVersion => return Ok(Invocation::Version(error.render().to_string())),
             _ => return Err(usage_error(&error, &Origin::CommandLine)),
@@ -263,6 +280,7 @@ fn command(audience: Audience) -> Command {
         .disable_version_flag(true);
     if audience == Audience::Operator {
         command = command
+            .after_help(tools::overview())
             .arg(Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print this help."))
             .arg(
                 Arg::new("version")
@@ -508,10 +526,10 @@ mod tests {
                  not '-1'",
             ),
             (
-                &["inspect", "x.so"],
+                &["dev", "x.so"],
                 2,
-                "cannot run the subcommand 'inspect': this version does not offer it yet; to serve an application \
-                 of that name, write 'inspect:app'",
+                "cannot run the subcommand 'dev': this version does not offer it yet; to serve an application of \
+                 that name, write 'dev:app'",
             ),
         ];
         for (line, code, sentence) in cases {

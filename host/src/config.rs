@@ -99,6 +99,41 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// Finds the file of a worker class as a start without settings would.
+    ///
+    /// # Errors
+    /// The sentence that the start would end with.
+    pub fn find_worker_class(&self, text: &str) -> Result<PluginRef, ConfigError> {
+        let path = self.plugin_directories(&self.directory);
+        let search = PluginSearch { directory: &self.directory, path: &path };
+        search.worker_class(text, 1).map_err(ConfigError::WorkerClass)
+    }
+
+    /// Finds the file of an application as a start without settings would.
+    ///
+    /// # Errors
+    /// The sentence that the start would end with.
+    pub fn find_application(&self, text: &str) -> Result<PluginRef, ConfigError> {
+        let path = self.plugin_directories(&self.directory);
+        let search = PluginSearch { directory: &self.directory, path: &path };
+        search.application(text).map_err(ConfigError::Application)
+    }
+
+    /// Where plugins are searched by name, after what the settings say; relative directories start at `directory`.
+    fn plugin_directories(&self, directory: &Path) -> Vec<PathBuf> {
+        let mut path = Vec::new();
+        if let Some(variable) = &self.plugin_path {
+            let listed = std::env::split_paths(variable).filter(|listed| !listed.as_os_str().is_empty());
+            path.extend(listed.map(|listed| directory.join(listed)));
+        }
+        path.push(self.program_directory.clone());
+        path.push(self.program_directory.join("plugins"));
+        path.push(PathBuf::from(SYSTEM_PLUGINS));
+        path
+    }
+}
+
 /// `PWD` if it is the current directory: it keeps the symlink (`current`) by which the operator got here, which a
 /// reload is to follow afresh. Gunicorn does the same.
 fn start_directory() -> io::Result<PathBuf> {
@@ -783,14 +818,7 @@ impl Resolver<'_> {
     fn plugin_directories(&self, sources: &Sources) -> Vec<PathBuf> {
         let mut path: Vec<PathBuf> =
             self.list("plugin_path").iter().map(|directory| self.directory.join(directory)).collect();
-        if let Some(variable) = &sources.plugin_path {
-            let directories =
-                std::env::split_paths(variable).filter(|directory| !directory.as_os_str().is_empty());
-            path.extend(directories.map(|directory| self.directory.join(directory)));
-        }
-        path.push(sources.program_directory.clone());
-        path.push(sources.program_directory.join("plugins"));
-        path.push(PathBuf::from(SYSTEM_PLUGINS));
+        path.extend(sources.plugin_directories(&self.directory));
         path
     }
 

@@ -84,7 +84,7 @@ pub struct NoteOption {
 
 impl Note {
     /// Lines without `=` are skipped: a later version may give them a meaning.
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         Self { lines: pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect() }
     }
@@ -104,6 +104,24 @@ impl Note {
     /// The value of the first line with this key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.lines.iter().find(|(there, _)| there == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The items of a value that is a list, each with a comma after it.
+    pub fn list<'n>(&'n self, key: &str) -> impl Iterator<Item = &'n str> {
+        self.get(key).unwrap_or_default().split(',').map(str::trim).filter(|item| !item.is_empty())
+    }
+
+    /// All lines, in the author's order.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.lines.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The applications, each with how it runs (`blocking`, `inline`, `async`), in the author's order.
+    pub fn applications(&self) -> Vec<(String, String)> {
+        self.list("apps")
+            .map(|entry| entry.split_once(':').unwrap_or((entry, "")))
+            .map(|(name, execution)| (name.to_owned(), execution.to_owned()))
+            .collect()
     }
 
     /// The declared options, in the author's order. Fields that are missing are empty.
@@ -134,6 +152,11 @@ pub struct ElfFacts {
     pub runpath: Vec<String>,
     /// The linker's build id, in hexadecimal.
     pub build_id: Option<String>,
+    /// Octets of thread-local memory, for each thread.
+    pub tls: u64,
+    /// Whether that memory must come from the little that the loader has set aside when the program began
+    /// (`DF_STATIC_TLS`, the initial-exec model).
+    pub static_tls: bool,
 }
 
 /// Why bytes are no shared library for this machine.
@@ -319,6 +342,9 @@ fn read_dynamic(
     let mut entries = None;
     for segment in segments {
         entries = entries.or(segment.dynamic(endian, bytes)?);
+        if segment.p_type(endian) == elf::PT_TLS {
+            facts.tls = u64::from(segment.p_memsz(endian));
+        }
     }
     let Some(entries) = entries else { return Ok(false) };
     let end =
@@ -357,6 +383,7 @@ fn read_dynamic(
             _ => facts.runpath = directories(),
         }
     }
+    facts.static_tls = value(elf::DT_FLAGS).is_some_and(|flags| flags & u64::from(elf::DF_STATIC_TLS) != 0);
     Ok(value(elf::DT_FLAGS_1).is_some_and(|flags| flags & u64::from(elf::DF_1_PIE) != 0))
 }
 

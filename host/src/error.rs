@@ -37,6 +37,16 @@ impl StartError {
         Self { message: message.into(), exit_code }
     }
 
+    /// An end that was told of already, on standard output: only the exit code is left to say.
+    pub fn told(exit_code: i32) -> Self {
+        Self { message: String::new(), exit_code }
+    }
+
+    /// Whether it was told of already.
+    pub fn is_told(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// The exit code, one of the `EXIT_` constants.
     pub fn exit_code(&self) -> i32 {
         self.exit_code

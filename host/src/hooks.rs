@@ -153,6 +153,12 @@ fn facts(runtime: &Runtime) -> [u64; 2] {
     [runtime.age(), runtime.generation().number]
 }
 
+/// The names behind a library's bits.
+pub fn names(present: u64) -> Vec<String> {
+    let bits = (0..u64::BITS).filter(|hook| present & (1 << hook) != 0);
+    bits.map(|hook| name(hook).to_owned()).collect()
+}
+
 fn name(hook: u32) -> &'static str {
     match hook {
         abi::HOOK_POST_FORK => "post_fork",

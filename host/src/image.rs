@@ -21,7 +21,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::elf_note::{ElfError, Note, hex};
+use crate::elf_note::{ElfError, ElfFacts, Note, hex};
 
 pub use runtime_dir::{RuntimeDir, RuntimeDirError};
 use stable::Taken;
@@ -96,19 +96,39 @@ pub enum ImageError {
 /// A file is missing, no shared library for this machine, or still being written when the deadline comes; or the
 /// copy cannot be written. What was copied so far stays: the caller removes the generation.
 pub fn copy_plugin(file: &Path, generation_dir: &Path, deadline: Instant) -> Result<Image, ImageError> {
+    take(file, Some(generation_dir), deadline).map(|(image, _)| image)
+}
+
+/// Looks at a plugin as [`copy_plugin`] does, and copies nothing: what is named as a copy is the original.
+///
+/// # Errors
+/// As [`copy_plugin`], but for what concerns the copy.
+pub fn look(file: &Path, deadline: Instant) -> Result<(Image, ElfFacts), ImageError> {
+    take(file, None, deadline)
+}
+
+fn take(
+    file: &Path,
+    generation_dir: Option<&Path>,
+    deadline: Instant,
+) -> Result<(Image, ElfFacts), ImageError> {
     let taken = stable::take(file, deadline)?;
     let path = std::path::absolute(file).map_err(ImageError::Unreadable)?;
-    let copy = write_copy(&taken, &path, generation_dir)?;
+    let copy = match generation_dir {
+        Some(directory) => write_copy(&taken, &path, directory)?,
+        None => path.clone(),
+    };
     let neighbours = closure::copy_needed(&taken.facts, &path, generation_dir, deadline)?;
-    Ok(Image {
+    let image = Image {
         original: file.to_owned(),
         copy,
         sha256: taken.sha256,
         size: taken.bytes.len() as u64,
-        build_id: taken.facts.build_id,
-        note: taken.facts.note,
+        build_id: taken.facts.build_id.clone(),
+        note: taken.facts.note.clone(),
         neighbours,
-    })
+    };
+    Ok((image, taken.facts))
 }
 
 /// Removes a generation's images; a process that has them mapped keeps them. Missing is fine.

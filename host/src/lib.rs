@@ -13,6 +13,7 @@
 pub mod access_log;
 pub mod arbiter;
 pub mod balance;
+pub mod certify;
 pub mod check;
 pub mod class_help;
 pub mod cli;
@@ -26,6 +27,7 @@ pub mod hook_process;
 pub mod hooks;
 pub mod image;
 pub mod inherit;
+pub mod inspect;
 pub mod listener;
 pub mod logging;
 pub mod monitor;

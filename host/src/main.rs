@@ -22,8 +22,10 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A standard error that is gone leaves the exit code to tell.
-            let _ = writeln!(io::stderr(), "rgunicorn: {error}");
+            if !error.is_told() {
+                // A standard error that is gone leaves the exit code to tell.
+                let _ = writeln!(io::stderr(), "rgunicorn: {error}");
+            }
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
         }
     }
@@ -49,7 +51,23 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
             .map_err(|error| StartError::new(1, error.to_string()))?;
             print(&text)
         }
-        Invocation::CheckConfig(values) => rgunicorn::check::check(&Sources::capture(values)?, mask),
+        Invocation::CheckConfig(values) => {
+            rgunicorn::check::check(&Sources::capture(values)?, mask).map(|_| ())
+        }
+        Invocation::Check(values) => {
+            let told = rgunicorn::check::check(&Sources::capture(values)?, mask)?;
+            print(told.as_bytes())
+        }
+        Invocation::Certify(request) => {
+            unblock(mask)?;
+            request.run()
+        }
+        Invocation::Inspect(request) => {
+            unblock(mask)?;
+            let told = request.look()?;
+            print(told.text.as_bytes())?;
+            told.end()
+        }
         Invocation::Control(request) => {
             unblock(mask)?;
             print(request.ask()?.as_bytes())

@@ -5,16 +5,19 @@
 //! the sentences name the operator's file, never the private copy that is opened; and nothing is ever closed.
 #![allow(unsafe_code, reason = "dlopen(3), and the tables behind the symbol that was found")]
 
+mod c_door;
+
 use std::error::Error as _;
 use std::ffi::CString;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rgunicorn_worker_api::abi::{
-    self, APP_SYMBOL, AppHandle, AppHostHandle, AppModule_Ref, Bytes, HOOK_SYMBOL, HookModule_Ref, HookParts,
-    HostObject, LogSink, MountList, MountParts, OUTCOME_UNKNOWN_NAME, Refusal, WORKER_SYMBOL,
-    WorkerModule_Ref,
+    self, APP_SYMBOL, AppHandle, AppHostHandle, AppModule_Ref, Bytes, HOOK_SYMBOL, HOST_FEATURES,
+    HookModule_Ref, HookParts, HostObject, LogSink, MountList, MountParts, OUTCOME_UNKNOWN_NAME, Refusal,
+    WORKER_SYMBOL, WorkerModule_Ref,
 };
 
 use crate::elf_note::Note;
@@ -51,6 +54,15 @@ impl Kind {
             Self::WorkerClass => "a worker class",
             Self::Application => "an application",
             Self::Hooks => "a hook library",
+        }
+    }
+
+    /// The symbol that leads to its table.
+    fn symbol(self) -> &'static str {
+        match self {
+            Self::WorkerClass => WORKER_SYMBOL,
+            Self::Application => APP_SYMBOL,
+            Self::Hooks => HOOK_SYMBOL,
         }
     }
 
@@ -91,13 +103,36 @@ impl PluginError {
             exit_code: kind.exit_code(),
         }
     }
+
+    /// The file cannot even become an image.
+    pub fn of_file(kind: Kind, file: &Path, why: &impl Display) -> Self {
+        Self::new(kind, file, &why.to_string())
+    }
+}
+
+/// The note's word for a library that was written against `rgunicorn.h`.
+const C_DOOR: &str = "c";
+
+/// What a note says its file is for; none for a kind that only a later version knows.
+pub fn kind_of(note: &Note) -> Option<Kind> {
+    let word = note.get("kind")?;
+    [Kind::WorkerClass, Kind::Application, Kind::Hooks].into_iter().find(|kind| kind.word() == word)
 }
 
 /// Probe: judges a file by its note, without running a byte of it.
 ///
 /// # Errors
-/// It is no plugin, of the other kind, or of another major version of the interface.
+/// It is no plugin, of the other kind, of another major version of the interface, or needs what this host lacks.
 pub fn judge(image: &Image, kind: Kind) -> Result<&Note, PluginError> {
+    judge_against(image, kind, (abi::ABI_MAJOR, abi::ABI_MINOR))
+}
+
+/// As [`judge`], for a host that speaks this version of the interface.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_against(image: &Image, kind: Kind, host: (u32, u32)) -> Result<&Note, PluginError> {
+    let (ours, minor) = host;
     let fail = |why: String| Err(PluginError::new(kind, &image.original, &why));
     let Some(note) = &image.note else {
         return fail(
@@ -117,16 +152,51 @@ pub fn judge(image: &Image, kind: Kind) -> Result<&Note, PluginError> {
     }
     let theirs = note.get("abi").unwrap_or_default();
     let major = theirs.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    if major != Some(abi::ABI_MAJOR) {
+    if major != Some(ours) {
         return fail(format!(
-            "it was built for version {theirs} of the plugin interface, and this rgunicorn speaks version {}.{}; \
-             rebuild it with rgunicorn-worker-api {}.x or run it under a matching rgunicorn",
-            abi::ABI_MAJOR,
-            abi::ABI_MINOR,
-            abi::ABI_MAJOR,
+            "it was built for version {theirs} of the plugin interface, and this rgunicorn speaks version \
+             {ours}.{minor}; rebuild it with rgunicorn-worker-api {ours}.x or run it under a matching rgunicorn"
         ));
     }
-    Ok(note)
+    if kind != Kind::Application
+        && let Some(need) = note.list("needs").find(|need| !HOST_FEATURES.contains(need))
+    {
+        return fail(format!(
+            "it needs '{need}', which this rgunicorn ({}) does not have; upgrade rgunicorn",
+            offer()
+        ));
+    }
+    match (note.get("door"), kind) {
+        (None, _) | (Some(C_DOOR), Kind::Application) => Ok(note),
+        (Some(door), _) => fail(format!(
+            "its door is '{door}', which this version does not know for this kind of plugin; upgrade rgunicorn"
+        )),
+    }
+}
+
+/// Probe: whether the worker class, or this host, offers what an application says that it needs.
+///
+/// # Errors
+/// They do not; the sentence says what each offers.
+pub fn judge_needs(file: &Path, note: &Note, class: &str, class_note: &Note) -> Result<(), PluginError> {
+    let offered: Vec<&str> = class_note.list("features").collect();
+    let missing = note.list("needs").find(|need| !offered.contains(need) && !HOST_FEATURES.contains(need));
+    let Some(need) = missing else { return Ok(()) };
+    let offered = if offered.is_empty() { "nothing of the kind".to_owned() } else { offered.join(", ") };
+    let why = format!(
+        "it needs '{need}', and neither the worker class {class} (which offers {offered}) nor this rgunicorn ({}) has \
+         it; choose another worker class with -k, or upgrade rgunicorn",
+        offer()
+    );
+    Err(PluginError::new(Kind::Application, file, &why))
+}
+
+/// What this host offers, for a sentence.
+fn offer() -> String {
+    if HOST_FEATURES.is_empty() {
+        return format!("{}, which offers nothing by name", env!("CARGO_PKG_VERSION"));
+    }
+    format!("{}, which offers {}", env!("CARGO_PKG_VERSION"), HOST_FEATURES.join(", "))
 }
 
 /// Probe: whether the library holds an application of this name.
@@ -134,13 +204,7 @@ pub fn judge(image: &Image, kind: Kind) -> Result<&Note, PluginError> {
 /// # Errors
 /// It does not; the sentence lists those that are there.
 pub fn judge_name(image: &Image, note: &Note, name: &str) -> Result<(), PluginError> {
-    let names: Vec<&str> = note
-        .get("apps")
-        .unwrap_or_default()
-        .split(',')
-        .filter_map(|entry| entry.split(':').next())
-        .filter(|name| !name.is_empty())
-        .collect();
+    let names: Vec<&str> = note.list("apps").filter_map(|entry| entry.split(':').next()).collect();
     if names.contains(&name) {
         return Ok(());
     }
@@ -171,7 +235,11 @@ fn open(
     let address = match found {
         Ok(found) => found.into_raw().cast_const().cast(),
         Err(_) => {
-            let why = format!("it has the note of a plugin but not the symbol {symbol}; rebuild it");
+            let why = format!(
+                "it has the note of {}, but not the symbol {symbol} that belongs to it; rebuild it, and keep its \
+                 dynamic symbols",
+                kind.phrase()
+            );
             return Err(PluginError::new(kind, &image.original, &why));
         }
     };
@@ -189,25 +257,53 @@ fn load(image: &Image, copy: &Path, original: &Path, kind: Kind) -> Result<Libra
         let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         let text = text.replace(&*copy.to_string_lossy(), &original.to_string_lossy());
         let prefix = format!("{}: ", image.original.display());
-        let why = text.strip_prefix(&prefix).unwrap_or(&text);
-        let advice = if why.contains("undefined symbol") {
-            "; link the library that defines it, or rebuild the plugin"
-        } else if why.contains("static TLS") {
-            "; rebuild the library that uses the initial-exec TLS model, or preload it with LD_PRELOAD"
-        } else if why.contains("cannot open shared object file") {
-            "; install that library or set the plugin's RUNPATH"
-        } else {
-            ""
-        };
-        PluginError::new(kind, &image.original, &format!("{why}{advice}"))
+        let mut error = PluginError::new(
+            kind,
+            &image.original,
+            &loader_says(text.strip_prefix(&prefix).unwrap_or(&text)),
+        );
+        error.details = Some(text);
+        error
     })
+}
+
+/// What glibc's loader says, with the advice that belongs to it; words that are not known here stand as they are.
+fn loader_says(text: &str) -> String {
+    if let Some(symbol) = text.strip_prefix("undefined symbol: ") {
+        let symbol = symbol.split(',').next().unwrap_or(symbol);
+        return format!(
+            "it needs the symbol '{symbol}', which neither it nor a library that it names has; link the library that \
+             defines it, or rebuild the plugin"
+        );
+    }
+    if let Some((library, _)) = text.split_once(": cannot open shared object file: No such file or directory")
+    {
+        return format!(
+            "it needs the library {library}, which is not where it or the system looks; install that library or set \
+             the plugin's RUNPATH"
+        );
+    }
+    if text.contains("static TLS") {
+        return format!(
+            "its thread-local storage of the initial-exec model does not fit any more ({text}); build it, or the \
+             library that brings it, with -ftls-model=global-dynamic, or start rgunicorn with \
+             GLIBC_TUNABLES=glibc.rtld.optional_static_tls=65536"
+        );
+    }
+    format!("the loader says: {text}")
 }
 
 fn refused(image: &Image, kind: Kind, refusal: Refusal) -> PluginError {
     let (why, details) = match refusal {
-        Refusal::Header(text) => {
-            ("its interface header cannot be read; rebuild it with rgunicorn-worker-api 1.x".to_owned(), text)
-        }
+        Refusal::Header(text) => (
+            format!(
+                "what its symbol {} leads to is not an interface of rgunicorn-worker-api {}.x; rebuild it with that \
+                 crate",
+                kind.symbol(),
+                abi::ABI_MAJOR
+            ),
+            text,
+        ),
         Refusal::Version(theirs, ours) => (
             format!("it was built with rgunicorn-worker-api {theirs}, and this rgunicorn with {ours}; rebuild it"),
             String::new(),
@@ -249,6 +345,12 @@ impl ClassPlugin {
         Ok(plugin)
     }
 
+    /// Child: what the class calls itself, with its version.
+    pub fn says(&self) -> String {
+        let parts = self.module.descriptor()();
+        format!("{} {}", words(parts.name), words(parts.version))
+    }
+
     /// Worker: serves; returns when the worker shall leave.
     ///
     /// # Errors
@@ -266,7 +368,14 @@ impl ClassPlugin {
 #[derive(Clone, Copy)]
 #[expect(missing_debug_implementations, reason = "a table of functions")]
 pub struct AppPlugin {
-    module: AppModule_Ref,
+    door: Door,
+}
+
+/// How a library's applications are made; afterwards nobody can tell.
+#[derive(Clone, Copy)]
+enum Door {
+    Rust(AppModule_Ref),
+    C(c_door::Library),
 }
 
 impl AppPlugin {
@@ -275,15 +384,45 @@ impl AppPlugin {
     /// # Errors
     /// The loader refuses it, or it is not what its note says.
     pub fn open(image: &Image, place: impl Fn(&Path) -> PathBuf) -> Result<Self, PluginError> {
+        if image.note.as_ref().and_then(|note| note.get("door")) == Some(C_DOOR) {
+            return Self::open_c(image, place);
+        }
         let symbol = open(image, Kind::Application, APP_SYMBOL, place)?;
         // SAFETY: the symbol of a library whose note says that the export macro of this kind wrote it; the library is
         // never unloaded.
         let module = unsafe { abi::load::<AppModule_Ref>(symbol) }
             .map_err(|refusal| refused(image, Kind::Application, refusal))?;
         module.attach()(log_sink());
-        let plugin = Self { module };
-        connect_level(plugin.module.set_log_level());
-        Ok(plugin)
+        connect_level(module.set_log_level());
+        Ok(Self { door: Door::Rust(module) })
+    }
+
+    /// As `open`, through the C door, whose libraries log through the host and so need not be connected.
+    fn open_c(image: &Image, place: impl Fn(&Path) -> PathBuf) -> Result<Self, PluginError> {
+        let symbol = open(image, Kind::Application, c_door::SYMBOL, place)?;
+        let name = image.note.as_ref().and_then(|note| note.get("name")).unwrap_or_default();
+        // SAFETY: the symbol of a library whose note says that it was made for this door; the library is never
+        // unloaded.
+        let library = unsafe { c_door::Library::open(symbol, name) }
+            .map_err(|why| PluginError::new(Kind::Application, &image.original, &why))?;
+        Ok(Self { door: Door::C(library) })
+    }
+
+    /// Child: the applications that the library says it has, each with how it runs.
+    pub fn says(&self) -> Vec<String> {
+        let module = match self.door {
+            Door::Rust(module) => module,
+            Door::C(library) => return library.says(),
+        };
+        // A library of another version of the interface may be without it.
+        let Some(entries) = module.entries() else { return Vec::new() };
+        let list = entries();
+        if list.ptr.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: the contract of `entries`: so many constants of a library that is never unloaded.
+        let entries = unsafe { std::slice::from_raw_parts(list.ptr, list.len) };
+        entries.iter().map(|entry| format!("{} ({})", words(entry.name), running(entry.execution))).collect()
     }
 
     /// Probe, Worker: makes the named application.
@@ -296,17 +435,41 @@ impl AppPlugin {
         name: &str,
         host: AppHostHandle<'static>,
     ) -> Result<AppHandle<'static>, PluginError> {
-        let call = self.module.create();
-        // SAFETY: the name is lent for the call, the host lives as long as the process.
-        let created = unsafe { call(Bytes::new(name.as_bytes()), host.object()) };
-        if created.outcome.code == OUTCOME_UNKNOWN_NAME {
-            return Err(unknown_name(image, name, "none of that name, whatever its note says"));
+        let created = match self.door {
+            Door::Rust(module) => create(module, name, host),
+            Door::C(library) => library.create(name, host),
+        };
+        match created {
+            Some(created) => created.map_err(|why| failed(image, name, "failed to load", &why)),
+            None => Err(unknown_name(image, name, "none of that name, whatever its note says")),
         }
-        if created.outcome.code != 0 {
-            return Err(failed(image, name, "failed to load", created.outcome.message.as_str()));
-        }
+    }
+}
+
+/// How an application runs, for people.
+fn running(execution: u32) -> &'static str {
+    match execution {
+        abi::EXECUTION_BLOCKING => "blocking",
+        abi::EXECUTION_INLINE => "inline",
+        abi::EXECUTION_ASYNC => "async",
+        _ => "of an unknown kind",
+    }
+}
+
+/// Makes an application through the Rust door; `None` if there is none of that name.
+fn create(
+    module: AppModule_Ref,
+    name: &str,
+    host: AppHostHandle<'static>,
+) -> Option<Result<AppHandle<'static>, String>> {
+    let call = module.create();
+    // SAFETY: the name is lent for the call, the host lives as long as the process.
+    let created = unsafe { call(Bytes::new(name.as_bytes()), host.object()) };
+    match created.outcome.code {
         // SAFETY: a live object; the host destroys it after its last use and only then.
-        Ok(unsafe { AppHandle::new(created.app) })
+        0 => Some(Ok(unsafe { AppHandle::new(created.app) })),
+        OUTCOME_UNKNOWN_NAME => None,
+        _ => Some(Err(created.outcome.message.into_string())),
     }
 }
 
@@ -358,6 +521,13 @@ impl HookPlugin {
         let outcome = unsafe { call(hook, parts) };
         if outcome.code == 0 { Ok(()) } else { Err(outcome.message.into_string()) }
     }
+}
+
+/// A plugin's own text, for people.
+fn words(text: Bytes) -> String {
+    // SAFETY: called for constants of a library that is never unloaded.
+    let text = unsafe { text.as_slice() };
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// The sentence for an application that refused to be created, started or made ready.
@@ -460,4 +630,32 @@ extern "C" fn forward(_: abi::Opaque, level: u32, target: Bytes, file: Bytes, li
             .args(format_args!("{message}"))
             .build(),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_application_needs_is_looked_for_in_its_class_and_in_the_host() {
+        let note = |text: &str| Note::parse(text);
+        let class = note("kind=worker\nabi=1.0\nfeatures=keep-alive,take-over,");
+        let judge = |needs: &str, class: &Note| {
+            let app = note(&format!("kind=app\nabi=1.0\nneeds={needs}"));
+            judge_needs(Path::new("/x/app.so"), &app, "poll", class).map_err(|error| error.to_string())
+        };
+        for there in ["", "take-over", "keep-alive, take-over,"] {
+            assert_eq!(judge(there, &class), Ok(()), "{there}");
+        }
+        let says = judge("take-over,time-travel", &class).unwrap_err();
+        let begins = "cannot load the application /x/app.so: it needs 'time-travel', and neither the worker class poll \
+                      (which offers keep-alive, take-over) nor this rgunicorn (";
+        assert!(says.starts_with(begins), "{says}");
+        assert!(
+            says.ends_with(" has it; choose another worker class with -k, or upgrade rgunicorn"),
+            "{says}"
+        );
+        let bare = note("kind=worker\nabi=1.0\nfeatures=");
+        assert!(judge("take-over", &bare).unwrap_err().contains("(which offers nothing of the kind)"));
+    }
 }

@@ -19,11 +19,12 @@ use crate::elf_note::Note;
 use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT};
 use crate::generation::{Generation, MountedApp};
 use crate::image::{self, Image, RuntimeDir, trust};
-use crate::plugin::{self, ClassPlugin, Kind};
+use crate::plugin::{self, ClassPlugin, Kind, PluginError};
 use crate::runtime::Runtime;
-use crate::scoreboard::SlotWriter;
+use crate::scoreboard::{SlotView, SlotWriter};
 use crate::sys::Pid;
 use crate::sys::fd::{Channel, Incoming, channel};
+use crate::sys::wait::Ended;
 use crate::sys::{fork, process, signal, title};
 use crate::watch;
 
@@ -61,6 +62,24 @@ impl Refusal {
     /// A refusal with its code and sentence.
     pub fn new(exit_code: i32, sentence: impl Into<String>) -> Self {
         Self { exit_code, sentence: sentence.into(), details: None }
+    }
+}
+
+impl Refusal {
+    /// Of a probe that has died without a word; `memory` says whether it was for want of that.
+    pub fn died(slot: &SlotView, ended: Ended, memory: &str) -> Self {
+        let last_words = slot.message().map(|message| format!(": {message}")).unwrap_or_default();
+        Self::new(EXIT_WORKER_BOOT, format!("while {} the probe {ended}{memory}{last_words}", slot.stage()))
+    }
+
+    /// Of a probe that has not finished in time.
+    pub fn late(slot: &SlotView) -> Self {
+        let stage = slot.stage();
+        let sentence = format!(
+            "the new generation could not be tried within boot_timeout: the probe was still {stage}; mend what \
+             hangs, or raise boot_timeout"
+        );
+        Self::new(EXIT_WORKER_BOOT, sentence)
     }
 }
 
@@ -256,7 +275,7 @@ fn garbled(why: &str) -> Refusal {
 fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
     // 1. Signals as any program has them: a Ctrl-C ends the probe with the master. The handlers that record a crash
     //    come first, so that a constructor's fault has a place.
-    if let Err(error) = prepare_signals(task, master) {
+    if let Err(error) = prepare_signals(&task.slot, master) {
         return refuse(channel, &Refusal::new(EXIT_SETTINGS, format!("cannot set up the probe: {error}")));
     }
     crate::logging::after_fork();
@@ -282,19 +301,32 @@ fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
     if let Err(error) = process::close_all_but(&keep) {
         return refuse(channel, &Refusal::new(EXIT_SETTINGS, format!("cannot set up the probe: {error}")));
     }
-    // 5. Stage 2, as the workers' user.
+    // 5. Stage 2, as the workers' user. At a first start the master does not know yet how much is to be logged: then
+    //    what stands behind a refusal is logged here.
+    let level = prepared.generation.config.loglevel;
+    let logs_details = task.runtime_dir.is_none();
     match attempt(task, prepared.generation, master) {
         Ok(()) => match channel.send(&[tag::TRIED], &[]) {
             Ok(()) => 0,
             Err(_) => 1,
         },
-        Err(refusal) => refuse(channel, &refusal),
+        Err(refusal) => {
+            if let (Some(details), true) = (&refusal.details, logs_details) {
+                crate::logging::set_level(level);
+                log::debug!("{details}");
+            }
+            refuse(channel, &refusal)
+        }
     }
 }
 
-fn prepare_signals(task: &Task<'_>, master: Pid) -> io::Result<()> {
+/// Probe: signals as any program has them, crashes recorded in `slot`, and an end with `master`'s.
+///
+/// # Errors
+/// As the system gives them.
+pub(crate) fn prepare_signals(slot: &SlotWriter, master: Pid) -> io::Result<()> {
     signal::reset_to_default()?;
-    crate::worker::record_crashes(&task.slot, master)?;
+    crate::worker::record_crashes(slot, master)?;
     signal::unblock_all()?;
     if !signal::kill_with_parent(master)? {
         return Err(io::Error::other("the master is gone"));
@@ -401,25 +433,19 @@ fn copy_images(task: &Task<'_>, config: Config, directory: &Path) -> Result<Gene
     };
     let copy = |file: &Path, kind: Kind| -> Result<Image, Refusal> {
         task.slot.set_stage(&format!("copying {}", file.display()));
-        let refuse = |why: &trust::Untrusted| {
-            let sentence = format!("cannot load the {} {}: {why}", kind.noun(), file.display());
-            Refusal::new(kind.exit_code(), sentence)
-        };
-        judged(file).map_err(|why| refuse(&why))?;
-        let image = image::copy_plugin(file, directory, deadline).map_err(|error| {
-            let sentence = format!("cannot load the {} {}: {error}", kind.noun(), file.display());
-            Refusal::new(kind.exit_code(), sentence)
-        })?;
+        judged(file).map_err(|why| PluginError::of_file(kind, file, &why))?;
+        let image = image::copy_plugin(file, directory, deadline)
+            .map_err(|error| PluginError::of_file(kind, file, &error))?;
         image
             .neighbours
             .iter()
             .try_for_each(|library| judged(&library.original))
-            .map_err(|why| refuse(&why))?;
+            .map_err(|why| PluginError::of_file(kind, file, &why))?;
         Ok(image)
     };
     let class = copy(&config.worker_class.file, Kind::WorkerClass)?;
-    let note = plugin::judge(&class, Kind::WorkerClass)?;
-    let class_options = class_options(&config, note)?;
+    let class_note = plugin::judge(&class, Kind::WorkerClass)?;
+    let class_options = class_options(&config, class_note)?;
     let mut apps: Vec<Image> = Vec::new();
     let mut mounts = Vec::new();
     for mount in &config.mounts {
@@ -432,6 +458,7 @@ fn copy_images(task: &Task<'_>, config: Config, directory: &Path) -> Result<Gene
             }
         };
         let note = plugin::judge(&apps[image], Kind::Application)?;
+        plugin::judge_needs(file, note, &config.worker_class.text, class_note)?;
         plugin::judge_name(&apps[image], note, &mount.application.name)?;
         mounts.push(MountedApp {
             prefix: mount.prefix.trim_end_matches('/').to_owned(),

@@ -207,7 +207,7 @@ pub fn symbol_missing() -> Breakage {
 
 /// It needs a symbol that nobody has.
 pub fn symbol_unresolved() -> Breakage {
-    breakage(APPLICATION, &["app.so", "undefined symbol"], |site, _| {
+    breakage(APPLICATION, &["app.so", "it needs the symbol"], |site, _| {
         site.install(programs().fixture("unresolved"), "app.so");
         done()
     })

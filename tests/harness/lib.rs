@@ -19,6 +19,7 @@
 
 pub mod breakage;
 pub mod classes;
+pub mod compiler;
 pub mod crowd;
 mod guard;
 pub mod http;

@@ -57,6 +57,11 @@ impl Programs {
         self.built.join("libhello.so")
     }
 
+    /// The same in C; there only if there is a C compiler.
+    pub fn hello_c(&self) -> PathBuf {
+        self.built.join("libhello_c.so")
+    }
+
     /// The async application made by hand.
     pub fn downstream(&self) -> PathBuf {
         self.built.join("libdownstream.so")
@@ -69,6 +74,20 @@ impl Programs {
             2 => self.variants.join("libinspect_v2.so"),
             other => panic!("inspect is built as version 1 and 2, not {other}"),
         }
+    }
+
+    /// The same in C; there only if there is a C compiler.
+    pub fn inspect_c(&self, version: u32) -> PathBuf {
+        match version {
+            1 => self.built.join("libinspect_c.so"),
+            2 => self.variants.join("libinspect_c_v2.so"),
+            other => panic!("inspect is built as version 1 and 2, not {other}"),
+        }
+    }
+
+    /// An application in C of a version of the interface that no server knows; there only if there is a C compiler.
+    pub fn bad_abi_c(&self) -> PathBuf {
+        self.variants.join("libinspect_c_badabi.so")
     }
 
     /// An application of a version of the interface that no server knows.
@@ -126,12 +145,17 @@ impl Programs {
 
     fn build_all(&self, profile: &str, target: &Path, other: &Path) {
         cargo(profile, target, &["--workspace", "--exclude", "rgunicorn-tests", "--exclude", "xtask"], &[]);
-        let inspect = &["--package", "rgunicorn-example-inspect"];
-        for (variable, value, name) in
-            [("INSPECT_VERSION", "2", "libinspect_v2.so"), ("INSPECT_BAD_ABI", "1", "libinspect_badabi.so")]
+        let inspect = &["--package", "rgunicorn-example-inspect", "--package", "rgunicorn-examples-c"];
+        for (variable, value, variant) in [("INSPECT_VERSION", "2", "v2"), ("INSPECT_BAD_ABI", "1", "badabi")]
         {
             cargo(profile, other, inspect, &[(variable, value)]);
-            copy(&other.join(profile).join("libinspect.so"), &self.variants.join(name));
+            for name in ["libinspect", "libinspect_c"] {
+                let built = other.join(profile).join(format!("{name}.so"));
+                // Without a C compiler there is no second one.
+                if name == "libinspect" || built.exists() {
+                    copy(&built, &self.variants.join(format!("{name}_{variant}.so")));
+                }
+            }
         }
         cargo(profile, other, &["--manifest-path", "tests/fixtures/Cargo.toml"], &[]);
     }

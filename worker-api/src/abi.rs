@@ -21,6 +21,8 @@
 )]
 
 mod call;
+#[cfg(test)]
+mod layout;
 mod serve;
 
 pub use call::{AppHandle, AppHostHandle, HostHandle, RequestHandle, ResponseHandle, StreamHandle};
@@ -51,6 +53,10 @@ pub const WORKER_SYMBOL: &str = "RGUNICORN_WORKER_V1";
 pub const APP_SYMBOL: &str = "RGUNICORN_APP_V1";
 /// The symbol a library of hooks exports.
 pub const HOOK_SYMBOL: &str = "RGUNICORN_HOOKS_V1";
+
+/// What a host of this version offers beyond what every host of 1.0 does: words that a note's `needs` may hold. (The
+/// words of a worker class, such as `take-over`, stand in its own note.)
+pub const HOST_FEATURES: &[&str] = &[];
 
 // ---------------------------------------------------------------------------------------------------
 // Value types. Frozen.
@@ -459,7 +465,8 @@ pub struct HookParts {
 }
 
 // ---------------------------------------------------------------------------------------------------
-// Tables. They grow at the end.
+// Tables. They grow at the end. What stands after `last_prefix_field` may be missing in the other side's table, and reads
+// as `None`; each table has such a function from the beginning, so that absence is an everyday case and no first time.
 
 /// Functions of a request. All `[worker] [running]`; on the thread that the application was called on, or,
 /// for an async application, on any thread. Calls of one exchange, either half, never overlap: the
@@ -467,7 +474,6 @@ pub struct HookParts {
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = RequestTable_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct RequestTable {
     pub head: unsafe extern "C" fn(Opaque) -> HeadParts,
     /// The field with this index, in order of arrival; absent name if there is none.
@@ -488,10 +494,10 @@ pub struct RequestTable {
     pub client_gone: unsafe extern "C" fn(Opaque) -> u32,
     /// 0 when the client has left, else `IO_PENDING`.
     pub poll_client_gone: unsafe extern "C" fn(Opaque, &mut FfiContext<'_>) -> i64,
-    /// 1 if the request is over its time.
-    pub expired: unsafe extern "C" fn(Opaque) -> u32,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
+    /// 1 if the request is over its time.
+    pub expired: unsafe extern "C" fn(Opaque) -> u32,
 }
 
 /// Functions of a response. Process, thread and phase as for [`RequestTable`].
@@ -500,7 +506,6 @@ pub struct RequestTable {
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = ResponseTable_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct ResponseTable {
     /// A 1xx answer before the final one. 0 or an `IO_*` constant.
     pub informational: unsafe extern "C" fn(Opaque, u32, FieldList) -> i64,
@@ -519,18 +524,17 @@ pub struct ResponseTable {
     pub end: unsafe extern "C" fn(Opaque) -> i64,
     /// `start`, the whole body with its length, `end`, in one call.
     pub respond: unsafe extern "C" fn(Opaque, u32, FieldList, Bytes) -> i64,
+    #[sabi(last_prefix_field)]
+    pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
     /// Sends this head and hands the connection over. On failure a negative code is stored through the
     /// pointer and the object must not be used.
     pub take_over: unsafe extern "C" fn(Opaque, u32, FieldList, &mut i64) -> StreamObject,
-    #[sabi(last_prefix_field)]
-    pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
 }
 
 /// Functions of a connection that was taken over; valid as long as the exchange it came from.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = StreamTable_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct StreamTable {
     /// Waits. 0 is the client's end, or the worker's wish to leave: `draining` tells which.
     pub read: unsafe extern "C" fn(Opaque, *mut u8, usize) -> i64,
@@ -539,21 +543,20 @@ pub struct StreamTable {
     pub poll_write: unsafe extern "C" fn(Opaque, Bytes, &mut FfiContext<'_>) -> i64,
     /// No more will be written; reading goes on.
     pub shutdown: unsafe extern "C" fn(Opaque) -> i64,
-    /// The descriptor, or -1 where octets do not travel on one as they are (TLS).
-    pub fd: unsafe extern "C" fn(Opaque) -> i32,
     /// 1 once the worker wants to leave.
     pub draining: unsafe extern "C" fn(Opaque) -> u32,
     /// 0 once the worker wants to leave, else `IO_PENDING`.
     pub poll_draining: unsafe extern "C" fn(Opaque, &mut FfiContext<'_>) -> i64,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
+    /// The descriptor, or -1 where octets do not travel on one as they are (TLS).
+    pub fd: unsafe extern "C" fn(Opaque) -> i32,
 }
 
 /// Functions of an application object.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = AppTable_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct AppTable {
     pub execution: unsafe extern "C" fn(Opaque) -> u32,
     pub concurrency: unsafe extern "C" fn(Opaque) -> u32,
@@ -565,18 +568,17 @@ pub struct AppTable {
     /// exchange ends; dropping it early cancels.
     pub call_async:
         unsafe extern "C" fn(Opaque, RequestObject, ResponseObject) -> BorrowingFfiFuture<'static, u32>,
-    pub drain: unsafe extern "C" fn(Opaque),
     pub shutdown: unsafe extern "C" fn(Opaque),
     pub destroy: unsafe extern "C" fn(Opaque),
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
+    pub drain: unsafe extern "C" fn(Opaque),
 }
 
 /// What an application may ask of its worker. `[any thread]`, for the life of the process.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = AppHostTable_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct AppHostTable {
     pub pid: unsafe extern "C" fn(Opaque) -> u32,
     pub age: unsafe extern "C" fn(Opaque) -> u64,
@@ -585,17 +587,16 @@ pub struct AppHostTable {
     pub is_probe: unsafe extern "C" fn(Opaque) -> u32,
     /// The settings of this application as JSON text.
     pub settings: unsafe extern "C" fn(Opaque) -> Bytes,
-    /// A setting of the server as text, absent if unknown.
-    pub server_setting: unsafe extern "C" fn(Opaque, Bytes) -> Bytes,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
+    /// A setting of the server as text, absent if unknown.
+    pub server_setting: unsafe extern "C" fn(Opaque, Bytes) -> Bytes,
 }
 
 /// What a worker class may ask of the host. `[worker] [running] [any thread]` unless said otherwise.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = HostTable_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct HostTable {
     /// Borrowed for the life of the process.
     pub listeners: unsafe extern "C" fn(Opaque) -> ListenerList,
@@ -624,47 +625,45 @@ pub struct HostTable {
     /// The call of this request is still inside the application after its time, and its client was dealt with: the
     /// host watches it no longer, and has the worker replaced.
     pub request_abandoned: unsafe extern "C" fn(Opaque, u64),
-    /// An abandoned call has come back after all.
-    pub request_recovered: unsafe extern "C" fn(Opaque, u64),
     /// A setting as text: of the class itself, else of the server; absent if unknown.
     /// Borrowed for the life of the process.
     pub setting: unsafe extern "C" fn(Opaque, Bytes) -> Bytes,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
+    /// An abandoned call has come back after all.
+    pub request_recovered: unsafe extern "C" fn(Opaque, u64),
 }
 
 /// The root of a library of applications.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = AppModule_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct AppModule {
     /// Connects the library's log lines and panics to the host. First call of all, once. `[main] [loaded]`
     pub attach: extern "C" fn(LogSink),
     /// 0 off, 1 error … 5 trace. `[any thread]`
     pub set_log_level: extern "C" fn(u32),
-    pub entries: extern "C" fn() -> EntryList,
     pub create: unsafe extern "C" fn(Bytes, AppHostObject) -> Created,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Bytes) -> *const (),
+    pub entries: extern "C" fn() -> EntryList,
 }
 
 /// The root of a worker class.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = WorkerModule_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct WorkerModule {
     /// As [`AppModule::attach`].
     pub attach: extern "C" fn(LogSink),
     /// As [`AppModule::set_log_level`].
     pub set_log_level: extern "C" fn(u32),
     pub descriptor: extern "C" fn() -> DescriptorParts,
-    pub options: extern "C" fn() -> OptionList,
     /// Serves until the host's state tells it to leave. `[worker] [main] [running]`
     pub run: unsafe extern "C" fn(HostObject, MountList) -> Outcome,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Bytes) -> *const (),
+    pub options: extern "C" fn() -> OptionList,
 }
 
 /// The root of a library of hooks.

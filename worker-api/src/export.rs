@@ -210,10 +210,14 @@ impl<L: AppLibrary + 'static> AppExport<L> {
 /// Exports applications from a library: name, kind (`blocking`, `inline` or `async`) and the function that makes
 /// each, `fn(&WorkerFacts<'_>) -> Result<App, Error>`.
 ///
+/// What the applications cannot do without may follow as a list of words, `needs = "take-over"`: a feature of worker
+/// classes, or one of [`HOST_FEATURES`](crate::abi::HOST_FEATURES). Where neither the class nor the host offers it
+/// the library is refused before it is loaded.
+///
 /// ```
 /// use rgunicorn_worker_api::prelude::*;
 ///
-/// export_app! { "app": blocking = app, "ping": inline = ping }
+/// export_app! { "app": blocking = app, "ping": inline = ping, needs = "keep-alive" }
 ///
 /// fn app(_: &WorkerFacts<'_>) -> Result<App, Error> {
 ///     Ok(App::blocking(|_, response| Ok(response.respond(204, NO_FIELDS, b"")?)))
@@ -226,7 +230,7 @@ impl<L: AppLibrary + 'static> AppExport<L> {
 /// ```
 #[macro_export]
 macro_rules! export_app {
-    ($($name:literal : $kind:ident = $create:expr),+ $(,)?) => {
+    ($($name:literal : $kind:ident = $create:expr),+ $(, needs = $needs:literal)? $(,)?) => {
         const _: () = {
             struct Library;
 
@@ -255,7 +259,8 @@ macro_rules! export_app {
                     "\nabi=", $crate::note::ABI, "\nrustc=", $crate::note::RUSTC,
                     "\ntarget=", $crate::note::TARGET,
                     "\npanic=", if cfg!(panic = "abort") { "abort" } else { "unwind" },
-                    "\napps=", $($name, ":", $crate::__execution!($kind).as_str(), ",",)+ "\n",
+                    "\napps=", $($name, ":", $crate::__execution!($kind).as_str(), ",",)+
+                    $("\nneeds=", $needs,)? "\n",
                 ],
                 &[]
             }
@@ -388,7 +393,7 @@ pub const fn options_of<C: WorkerClass, const N: usize>() -> [OptionParts; N] {
 }
 
 /// Exports a worker class from a library: the type that implements [`WorkerClass`], and the version of the HTTP
-/// crate that it carries, if any.
+/// crate that it carries, if any. What it needs of its host may follow, as in [`crate::export_app!`].
 ///
 /// ```
 /// use rgunicorn_worker_api::error::Error;
@@ -421,7 +426,7 @@ macro_rules! export_worker {
     ($class:ty $(,)?) => {
         $crate::export_worker! { $class, http1 = "" }
     };
-    ($class:ty, http1 = $http1:expr $(,)?) => {
+    ($class:ty, http1 = $http1:expr $(, needs = $needs:literal)? $(,)?) => {
         const _: () = {
             struct Library;
 
@@ -448,7 +453,7 @@ macro_rules! export_worker {
                     "\ntarget=", $crate::note::TARGET,
                     "\npanic=", if cfg!(panic = "abort") { "abort" } else { "unwind" },
                     "\nclass=", <$class as $crate::worker::WorkerClass>::NAME,
-                    "\nfeatures=", WORDS[0], WORDS[1], WORDS[2], WORDS[3], "\n",
+                    "\nfeatures=", WORDS[0], WORDS[1], WORDS[2], WORDS[3], $("\nneeds=", $needs,)? "\n",
                 ],
                 <$class as $crate::worker::WorkerClass>::OPTIONS
             }

@@ -2,8 +2,8 @@
 //!
 //! `key=value` lines, UTF-8, written by the export macros from the same constants that the calls return. Keys:
 //! `kind` (`app`, `worker`, `hooks`), `name`, `version`, `abi`, `rustc`, `target`, `panic`, `apps`
-//! (`name:execution,…`), `hooks` (`name,…`), `class`, `features`, `http1`, and one `option=name|type|default|help` line for each option. A reader skips keys
-//! that it does not know.
+//! (`name:execution,…`), `hooks` (`name,…`), `class`, `features`, `http1`, `needs` (what it cannot do without), and one
+//! `option=name|type|default|help` line for each option. A reader skips keys that it does not know.
 
 use crate::abi;
 use crate::worker::OptionSpec;

@@ -29,7 +29,7 @@ use rgunicorn_worker_api::abi;
 use super::hooks::Question;
 use super::{Arbiter, Held, PROBE_SLOT, close_unshared, group};
 use crate::config::{BindAddress, Config};
-use crate::error::{EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
+use crate::error::{EXIT_SETTINGS, StartError};
 use crate::generation::Generation;
 use crate::image::{Image, RuntimeDir};
 use crate::listener::{Listener, ListenerError};
@@ -248,12 +248,7 @@ impl Arbiter {
             kill(probe);
         }
         if self.reload.probe().is_some_and(late) {
-            let stage = self.scoreboard.view(PROBE_SLOT).stage();
-            let sentence = format!(
-                "the new generation could not be tried within boot_timeout: the probe was still {stage}; mend what \
-                 hangs, or raise boot_timeout"
-            );
-            self.refuse(&Refusal::new(EXIT_WORKER_BOOT, sentence), now);
+            self.refuse(&Refusal::late(&self.scoreboard.view(PROBE_SLOT)), now);
         }
         if let Phase::Binding { next, .. } = &self.reload.phase
             && *next <= now
@@ -449,11 +444,9 @@ impl Arbiter {
             return true;
         }
         let view = self.scoreboard.view(PROBE_SLOT);
-        let last_words = view.message().map(|message| format!(": {message}")).unwrap_or_default();
-        let memory = self.lack_of_memory(ended);
-        let sentence = format!("while {} the probe {ended}{memory}{last_words}", view.stage());
+        let refusal = Refusal::died(&view, ended, self.lack_of_memory(ended));
         self.reload.phase = Phase::Idle;
-        self.refuse(&Refusal::new(EXIT_WORKER_BOOT, sentence), now);
+        self.refuse(&refusal, now);
         true
     }
 

@@ -36,7 +36,7 @@ pub fn description() -> Command {
             | Kind::Options => argument.value_hint(ValueHint::Other),
         });
     }
-    program.subcommand(control())
+    program.subcommand(control()).subcommands(super::tools::commands())
 }
 
 /// Settings whose paths are directories.

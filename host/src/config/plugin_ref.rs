@@ -24,6 +24,11 @@ pub struct PluginRef {
 }
 
 impl PluginRef {
+    /// Whether the operator wrote the name of an application behind the file.
+    pub fn names_application(&self) -> bool {
+        split_application(&self.text).0 != self.text
+    }
+
     /// Whether this worker class was chosen because the one that was written has no threads.
     pub fn is_for_threads(&self) -> bool {
         self.text == WITHOUT_THREADS && self.name == WITH_THREADS

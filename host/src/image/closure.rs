@@ -22,10 +22,12 @@ const SYSTEM: [&str; 4] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
 ///
 /// # Errors
 /// A library that the loader would take cannot be copied; the sentence names it.
+///
+/// Without a directory nothing is copied, and each is where it was found.
 pub(super) fn copy_needed(
     facts: &ElfFacts,
     path: &Path,
-    generation_dir: &Path,
+    generation_dir: Option<&Path>,
     deadline: Instant,
 ) -> Result<Vec<Neighbour>, ImageError> {
     let environment = environment_directories(std::env::var_os("LD_LIBRARY_PATH").as_deref());
@@ -36,7 +38,7 @@ pub(super) fn copy_needed(
 }
 
 struct Search<'a> {
-    generation_dir: &'a Path,
+    generation_dir: Option<&'a Path>,
     environment: Vec<PathBuf>,
     deadline: Instant,
     /// Paths that are copied or being visited; libraries may need one another in a circle.
@@ -45,7 +47,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(generation_dir: &'a Path, environment: Vec<PathBuf>, deadline: Instant) -> Self {
+    fn new(generation_dir: Option<&'a Path>, environment: Vec<PathBuf>, deadline: Instant) -> Self {
         Self { generation_dir, environment, deadline, seen: HashSet::new(), found: Vec::new() }
     }
 
@@ -65,7 +67,10 @@ impl<'a> Search<'a> {
                 before.iter().chain(&self.environment).chain(&runpath).cloned().collect();
             let Some((library, taken)) = self.find(name, &directories)? else { continue };
             let named = |error| ImageError::Neighbour { library: library.clone(), error: Box::new(error) };
-            let copy = write_copy(&taken, &library, self.generation_dir).map_err(named)?;
+            let copy = match self.generation_dir {
+                Some(directory) => write_copy(&taken, &library, directory).map_err(named)?,
+                None => library.clone(),
+            };
             let Taken { bytes, sha256, facts } = taken;
             // The next ones may be as large.
             drop(bytes);

@@ -254,7 +254,7 @@ impl<'x> RequestHandle<'x> {
 
     /// Whether the request is over its time.
     pub fn expired(self) -> bool {
-        let call = self.object.table.expired();
+        let Some(call) = self.object.table.expired() else { return false };
         // SAFETY: the object is valid, by the promise given to `new`.
         unsafe { call(self.object.this) != 0 }
     }
@@ -361,7 +361,7 @@ impl<'x> ResponseHandle<'x> {
 
     /// Sends this head and takes the connection.
     pub fn take_over(self, status: u16, fields: &[Field<'_>]) -> Result<StreamHandle<'x>, Fault> {
-        let call = self.object.table.take_over();
+        let Some(call) = self.object.table.take_over() else { return Err(Fault::Unsupported) };
         let mut code = 0_i64;
         // SAFETY: the object is valid, by the promise given to `new`; fields and code are lent for the call.
         let object =
@@ -422,7 +422,7 @@ impl StreamHandle<'_> {
 
     /// The descriptor, if octets travel on one as they are.
     pub fn fd(self) -> Option<i32> {
-        let call = self.object.table.fd();
+        let call = self.object.table.fd()?;
         // SAFETY: the object is valid, by the promise given to `new`.
         let fd = unsafe { call(self.object.this) };
         (fd >= 0).then_some(fd)
@@ -495,7 +495,7 @@ impl AppHandle<'_> {
 
     /// The worker stops accepting.
     pub fn drain(self) {
-        let call = self.object.table.drain();
+        let Some(call) = self.object.table.drain() else { return };
         // SAFETY: the object is valid, by the promise given to `new`.
         unsafe { call(self.object.this) }
     }
@@ -558,7 +558,7 @@ impl<'x> AppHostHandle<'x> {
 
     /// A setting of the server as text.
     pub fn server_setting(self, name: &str) -> Option<&'x str> {
-        let call = self.object.table.server_setting();
+        let Some(call) = self.object.table.server_setting() else { return None };
         // SAFETY: the object is valid, by the promise given to `new`; the name is lent for the call.
         let text = unsafe { call(self.object.this, Bytes::new(name.as_bytes())) };
         if text.ptr.is_null() {
@@ -675,7 +675,7 @@ impl<'x> HostHandle<'x> {
 
     /// It came back after all.
     pub fn request_recovered(self, token: u64) {
-        let call = self.object.table.request_recovered();
+        let Some(call) = self.object.table.request_recovered() else { return };
         // SAFETY: the object is valid, by the promise given to `new`.
         unsafe { call(self.object.this, token) }
     }

@@ -1,0 +1,89 @@
+//! A broken file meets the same sentence in four places: `inspect`, `check`, the first start and a HUP.
+//!
+//! Whoever ships a broken, foreign, older or newer file must be able to act on what is said, and find it again wherever
+//! it is said. What a newcomer would get wrong: the broken files are listed in the harness (`breakage.rs`); whether each
+//! is refused with the right code and words is tested in `boot.rs` and `reload.rs`, here only that all say the same.
+
+use std::process::{Command, Output};
+
+use harness::breakage::Breakage;
+use harness::{Settings, Site, each_breakage, programs};
+use serde_json::Value;
+
+each_breakage!(says_the_same_in_four_places:
+    file_missing, file_empty, file_is_text, file_is_a_directory, elf_truncated, elf_of_another_machine,
+    elf_without_note, class_as_application, application_as_class, class_missing, name_not_in_file,
+    abi_of_the_future, symbol_missing, symbol_unresolved,
+    constructor_hangs, constructor_segfaults, constructor_panics, constructor_exits,
+);
+
+fn says_the_same_in_four_places(name: &str, breakage: &Breakage) {
+    let site = Site::new(name);
+    site.install(programs().inspect(1), "app.so");
+    let mut launch = site.launch();
+    if breakage.hangs {
+        // What a good start takes, many times over.
+        launch.settings.raw("boot_timeout", "2");
+    }
+    let mut server = launch.start();
+    let mut settings = server.settings.clone();
+    let kept = (breakage.arrange)(&site, &mut settings);
+    server.configure(|current| *current = settings.clone());
+
+    let verdict = server.reload();
+    server.expect_error(&verdict);
+    let hup = verdict.strip_prefix("Reload refused, generation 1 serves on: ").expect("a refusal").to_owned();
+    server.finish();
+
+    let mut launch = site.launch();
+    launch.settings = settings.clone();
+    let start = sentence(&launch.start_in_vain().stderr);
+
+    let check = run(&site, &settings, &["check", "--config", "server.toml"]);
+    assert_eq!(check.status.code(), Some(breakage.exit_code), "{check:?}");
+    assert!(check.stdout.is_empty(), "{check:?}");
+    let check = sentence(&String::from_utf8_lossy(&check.stderr));
+
+    let inspect = inspect(&site, &settings, breakage.exit_code);
+    drop(kept);
+    eprintln!("{name}: {start}");
+    assert_eq!([&hup, &check, &inspect], [&start; 3]);
+}
+
+/// The last line of standard error, without the program's name.
+#[track_caller]
+fn sentence(stderr: &str) -> String {
+    let last = stderr.lines().last().and_then(|line| line.strip_prefix("rgunicorn: "));
+    last.unwrap_or_else(|| panic!("no sentence in: {stderr}")).to_owned()
+}
+
+/// A tool, run where the server was, with the variables that its configuration sets.
+fn run(site: &Site, settings: &Settings, words: &[&str]) -> Output {
+    let mut command = Command::new(programs().rgunicorn());
+    for name in ["PORT", "WEB_CONCURRENCY", "RGUNICORN_CMD_ARGS", "RGUNICORN_PLUGIN_PATH", "INSPECT_INIT"] {
+        command.env_remove(name);
+    }
+    if let Some((name, value)) = value(settings, "raw_env").split_once('=') {
+        command.env(name, value);
+    }
+    command.args(words).current_dir(site.path()).env("PWD", site.path()).output().expect("the program runs")
+}
+
+/// A setting of one text, as it was before it became TOML; empty if it is not set.
+fn value(settings: &Settings, name: &str) -> String {
+    settings.get(name).unwrap_or_default().trim_matches(['[', ']', '"']).to_owned()
+}
+
+fn inspect(site: &Site, settings: &Settings, exit_code: i32) -> String {
+    let (class, application) = (value(settings, "worker_class"), value(settings, "application"));
+    let mut words = vec!["inspect", "--json", "--load", "--boot-timeout", "2", &application];
+    if !class.is_empty() {
+        words.extend(["-k", &class]);
+    }
+    let output = run(site, settings, &words);
+    assert_eq!(output.status.code(), Some(exit_code), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let files = told["files"].as_array().expect("a list");
+    let why = files.iter().find_map(|file| file["why"].as_str());
+    why.unwrap_or_else(|| panic!("nothing is refused: {told}")).to_owned()
+}

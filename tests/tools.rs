@@ -1,0 +1,159 @@
+//! The tools that run beside a server: `inspect` and `check`.
+//!
+//! What a newcomer would get wrong: the exit code is part of each answer, because deploy scripts ask for it. What is said
+//! about broken files is tested in `refusals.rs`.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use harness::{Site, programs};
+use serde_json::Value;
+
+fn tool(site: &Site, words: &[&str]) -> Output {
+    let mut command = Command::new(programs().rgunicorn());
+    for name in ["PORT", "WEB_CONCURRENCY", "RGUNICORN_CMD_ARGS", "RGUNICORN_PLUGIN_PATH", "INSPECT_INIT"] {
+        command.env_remove(name);
+    }
+    command.args(words).current_dir(site.path()).env("PWD", site.path()).output().expect("the program runs")
+}
+
+#[track_caller]
+fn said(output: &Output, exit_code: i32) -> String {
+    assert_eq!(output.status.code(), Some(exit_code), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+#[test]
+fn inspect_tells_what_an_application_is_without_running_it() {
+    let site = Site::new("inspect_app");
+    site.install(programs().fixture("bad_constructor"), "app.so");
+    // Its constructor would end whoever loads it.
+    let mut command = Command::new(programs().rgunicorn());
+    let command = command.arg("inspect").arg(site.join("app.so")).env("FX_CONSTRUCTOR", "exit");
+    let page = said(&command.output().expect("the program runs"), 0);
+    for part in
+        ["verdict       good for interface 1.0", "kind          application", "panic=unwind", "libc.so.6"]
+    {
+        assert!(page.contains(part), "{part:?} is not in:\n{page}");
+    }
+    let hash = sha256(&fs::read(site.join("app.so")).expect("a file"));
+    assert!(page.contains(&format!("sha256        {hash}")), "{page}");
+    assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
+}
+
+fn sha256(octets: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(octets).iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+#[test]
+fn inspect_tells_what_a_worker_class_is() {
+    let site = Site::new("inspect_class");
+    site.install(programs().fixture("minimal_class"), "class.so");
+    for words in [["inspect", "./class.so", "--json"], ["inspect", "-kclass.so", "--json"]] {
+        let told: Value = serde_json::from_str(&said(&tool(&site, &words), 0)).expect("JSON");
+        let file = &told["files"][0];
+        assert_eq!((&file["verdict"], &file["note"]["kind"]), (&"good".into(), &"worker".into()), "{told}");
+        assert_eq!(file["note"]["class"], "minimal");
+        assert_eq!(file["note"]["features"], serde_json::json!([]));
+        assert_eq!(file["note"]["options"][0]["name"], "greeting");
+        assert_eq!(file["file"], site.join("class.so").to_str().expect("UTF-8"));
+    }
+}
+
+#[test]
+fn inspect_finds_by_name_what_lies_beside_the_program_and_loads_it() {
+    let site = Site::new("inspect_load");
+    for (words, says) in [
+        (["inspect", "--load", "hello"], "it says that it has: app (inline)"),
+        (["inspect", "--load", "hello:app"], "it says that it has: app (inline)"),
+        (["inspect", "--load", "-kgthread"], "it says that it has: threaded 0.1.0"),
+    ] {
+        let page = said(&tool(&site, &words), 0);
+        assert!(
+            page.contains("verdict       good: it was loaded") && page.contains(says),
+            "{words:?}:\n{page}"
+        );
+    }
+    assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
+}
+
+#[test]
+fn inspect_names_the_libraries_that_a_plugin_brings() {
+    let site = Site::new("inspect_brings");
+    let file = programs().fixture("neighbour");
+    let told = said(&tool(&site, &["inspect", "--json", file.to_str().expect("UTF-8")]), 0);
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    let brings = told["files"][0]["brings"].as_array().expect("a list");
+    assert_eq!(brings.len(), 1, "{told}");
+    assert!(brings[0]["file"].as_str().is_some_and(|path| path.starts_with('/')), "{told}");
+}
+
+#[test]
+fn inspect_judges_for_another_version_of_the_host() {
+    let site = Site::new("inspect_against");
+    site.install(programs().bad_abi(), "future.so");
+    site.install(programs().inspect(1), "app.so");
+    let both = ["inspect", "future.so", "app.so"];
+    // A newer minor version of the host takes what this one does, and tells that it is older.
+    let page = said(&tool(&site, &["inspect", "app.so", "--against", "1.7"]), 0);
+    assert!(page.contains("good for interface 1.7") && page.contains("1.0 (older;"), "{page}");
+    for (against, refused, sentence) in [
+        (
+            "1.0",
+            "future.so",
+            "it was built for version 2.0 of the plugin interface, and this rgunicorn speaks version 1.0",
+        ),
+        (
+            "2.3",
+            "app.so",
+            "it was built for version 1.0 of the plugin interface, and this rgunicorn speaks version 2.3",
+        ),
+    ] {
+        let table = said(&tool(&site, &[&both[..], &["--against", against]].concat()), 4);
+        let row = |name: &str| table.lines().find(|line| line.contains(name)).expect("a row").to_owned();
+        let good = if refused == "app.so" { "future.so" } else { "app.so" };
+        assert!(row(refused).ends_with("refused [1]") && row(good).ends_with("good"), "{table}");
+        assert!(table.contains(sentence), "{table}");
+    }
+}
+
+#[test]
+fn inspect_tells_the_first_refusal_by_its_exit_code() {
+    let site = Site::new("inspect_codes");
+    site.install(programs().inspect(1), "app.so");
+    site.write("text.so", "text");
+    said(&tool(&site, &["inspect", "app.so", "text.so"]), 4);
+    said(&tool(&site, &["inspect", "app.so", "-k", "text.so"]), 3);
+    said(&tool(&site, &["inspect", "no.so"]), 4);
+    assert_eq!(tool(&site, &["inspect"]).status.code(), Some(2));
+    assert_eq!(tool(&site, &["inspect", "app.so", "--wrong"]).status.code(), Some(2));
+    for help in [["inspect", "--help"], ["check", "--help"]] {
+        assert!(said(&tool(&site, &help), 0).contains("Usage: rgunicorn "), "{help:?}");
+    }
+}
+
+#[test]
+fn check_says_in_one_line_what_a_start_would_do() {
+    let site = Site::new("check");
+    site.install(programs().inspect(1), "app.so");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("it has one").to_string();
+    // It does not bind, so that a server that runs is in nobody's way.
+    let line = said(&tool(&site, &["check", "-k", "threaded", "-w", "3", "-b", &address, "app.so"]), 0);
+    let expected = format!("OK: would serve app.so on {address} with 3 workers of the class threaded\n");
+    assert_eq!(line, expected);
+    for (words, code, part) in [
+        (&["check", "-k", "gevent", "app.so"][..], 3, "libgevent.so"),
+        (&["check", "-e", "INSPECT_INIT=fail", "app.so"], 4, "inspect: asked to fail"),
+        (&["check", "-b", "8000", "app.so"], 1, "8000"),
+        (&["check", "--wrokers", "3"], 2, "--workers"),
+    ] {
+        let output = tool(&site, words);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said(&output, code).as_str()), (Some(code), ""));
+        assert_eq!(stderr.lines().filter(|line| line.starts_with("rgunicorn: ")).count(), 1, "{stderr}");
+        assert!(stderr.contains(part), "{part} is not in: {stderr}");
+    }
+    assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
+}
