@@ -339,7 +339,7 @@ impl ClassPlugin {
         // never unloaded.
         let module = unsafe { abi::load::<WorkerModule_Ref>(symbol) }
             .map_err(|refusal| refused(image, Kind::WorkerClass, refusal))?;
-        module.attach()(log_sink());
+        module.attach()(log_sink(forward));
         let plugin = Self { module };
         connect_level(plugin.module.set_log_level());
         Ok(plugin)
@@ -392,7 +392,7 @@ impl AppPlugin {
         // never unloaded.
         let module = unsafe { abi::load::<AppModule_Ref>(symbol) }
             .map_err(|refusal| refused(image, Kind::Application, refusal))?;
-        module.attach()(log_sink());
+        module.attach()(log_sink(forward_of_application));
         connect_level(module.set_log_level());
         Ok(Self { door: Door::Rust(module) })
     }
@@ -495,7 +495,7 @@ impl HookPlugin {
         // never unloaded.
         let module = unsafe { abi::load::<HookModule_Ref>(symbol) }
             .map_err(|refusal| refused(image, kind, refusal))?;
-        module.attach()(log_sink());
+        module.attach()(log_sink(forward_of_application));
         connect_level(module.set_log_level());
         Ok(Self { module })
     }
@@ -594,12 +594,40 @@ pub fn set_log_level(level: logging::LogLevel) {
     }
 }
 
-fn log_sink() -> LogSink {
-    LogSink { this: std::ptr::null_mut(), log: forward }
+/// The function of a sink: level, target, file, line, message.
+type Forward = extern "C" fn(abi::Opaque, u32, Bytes, Bytes, u32, Bytes);
+
+fn log_sink(log: Forward) -> LogSink {
+    LogSink { this: std::ptr::null_mut(), log }
 }
 
-/// Takes a log line of a plugin into the host's log.
+/// Takes a log line of a worker class into the host's log, as it is: it is the server that speaks.
 extern "C" fn forward(_: abi::Opaque, level: u32, target: Bytes, file: Bytes, line: u32, message: Bytes) {
+    take_line(level, target, file, line, message, |_| false);
+}
+
+/// Takes a log line of an application into the host's log, after the target that it is about.
+extern "C" fn forward_of_application(
+    _: abi::Opaque,
+    level: u32,
+    target: Bytes,
+    file: Bytes,
+    line: u32,
+    message: Bytes,
+) {
+    // Panics, and what the interface says in an application's name, are sentences by themselves.
+    let is_its_own = |target: &str| target != "panic" && !target.starts_with("rgunicorn_worker_api");
+    take_line(level, target, file, line, message, is_its_own);
+}
+
+fn take_line(
+    level: u32,
+    target: Bytes,
+    file: Bytes,
+    line: u32,
+    message: Bytes,
+    is_shown: impl FnOnce(&str) -> bool,
+) {
     let level = match level {
         1 => log::Level::Error,
         2 => log::Level::Warn,
@@ -621,13 +649,14 @@ extern "C" fn forward(_: abi::Opaque, level: u32, target: Bytes, file: Bytes, li
     if level > log::max_level() {
         return;
     }
+    let (shown, colon) = if is_shown(&target) { (&*target, ": ") } else { ("", "") };
     log::logger().log(
         &log::Record::builder()
             .level(level)
             .target(&target)
             .file(Some(&file))
             .line(Some(line))
-            .args(format_args!("{message}"))
+            .args(format_args!("{shown}{colon}{message}"))
             .build(),
     );
 }

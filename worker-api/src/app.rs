@@ -166,11 +166,40 @@ pub struct App {
     ready: Option<Ready>,
     drain: Option<Farewell>,
     shutdown: Option<Farewell>,
+    /// The runtime around the handler. Last, so that it is dropped after whatever may need it.
+    #[cfg(feature = "tokio")]
+    ground: Option<std::sync::Arc<crate::sdk::runtime::Ground>>,
 }
 
 impl App {
     fn new(handler: Handler) -> Self {
-        Self { handler, one_at_a_time: false, start: None, ready: None, drain: None, shutdown: None }
+        Self {
+            handler,
+            one_at_a_time: false,
+            start: None,
+            ready: None,
+            drain: None,
+            shutdown: None,
+            #[cfg(feature = "tokio")]
+            ground: None,
+        }
+    }
+
+    /// An async application whose life has a runtime around it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn on_ground<F, Fut>(ground: std::sync::Arc<crate::sdk::runtime::Ground>, handler: F) -> Self
+    where
+        F: Fn(AsyncRequest, AsyncResponse) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        Self { ground: Some(ground), ..Self::async_fn(handler) }
+    }
+
+    /// A step of the application's life, with its runtime, if it has one, at hand.
+    fn within<R>(&self, step: impl FnOnce() -> R) -> R {
+        #[cfg(feature = "tokio")]
+        let _entered = self.ground.as_ref().and_then(|ground| ground.enter());
+        step()
     }
 
     /// An application that may sleep, read files, query a database, compute.
@@ -266,11 +295,20 @@ impl Application for App {
     }
 
     fn start(&self, facts: &WorkerFacts<'_>) -> Result<(), Error> {
-        self.start.as_ref().map_or(Ok(()), |start| start(facts))
+        #[cfg(feature = "tokio")]
+        if let Some(ground) = &self.ground {
+            ground.begin()?;
+        }
+        self.within(|| self.start.as_ref().map_or(Ok(()), |start| start(facts)))?;
+        #[cfg(feature = "tokio")]
+        if let Some(ground) = &self.ground {
+            ground.prepare(facts)?;
+        }
+        Ok(())
     }
 
     fn ready(&self) -> Result<(), Error> {
-        self.ready.as_ref().map_or(Ok(()), |ready| ready())
+        self.within(|| self.ready.as_ref().map_or(Ok(()), |ready| ready()))
     }
 
     fn call(&self, request: RequestHandle<'_>, response: ResponseHandle<'_>) -> Result<(), Error> {
@@ -293,14 +331,22 @@ impl Application for App {
     }
 
     fn drain(&self) {
+        #[cfg(feature = "tokio")]
+        if let Some(ground) = &self.ground {
+            ground.drain();
+        }
         if let Some(drain) = &self.drain {
-            drain();
+            self.within(drain);
         }
     }
 
     fn shutdown(&self) {
         if let Some(shutdown) = &self.shutdown {
-            shutdown();
+            self.within(shutdown);
+        }
+        #[cfg(feature = "tokio")]
+        if let Some(ground) = &self.ground {
+            ground.end();
         }
     }
 }

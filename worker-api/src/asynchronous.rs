@@ -177,10 +177,33 @@ impl AsyncRequest {
     /// # Errors
     /// A [`Fault`].
     pub fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+        self.read_shared(context, buffer)
+    }
+
+    /// As `poll_read`. The gate's lock is what keeps calls apart; `&mut` there only keeps two readers from taking
+    /// pieces of one body without knowing of each other.
+    pub(crate) fn read_shared(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, Fault>> {
         match self.gate.with(|open| open.request().poll_read(context, buffer)) {
             Ok(poll) => poll,
             Err(fault) => Poll::Ready(Err(fault)),
         }
+    }
+
+    /// Looks at the head and its fields where they lie, under one lock.
+    #[cfg(feature = "tower")]
+    pub(crate) fn look<R>(
+        &self,
+        look: impl FnOnce(&Head<'_>, &mut dyn Iterator<Item = Field<'_>>) -> R,
+    ) -> Result<R, Fault> {
+        self.gate.with(|open| {
+            let request = open.request();
+            let head = request.head();
+            look(&head, &mut (0..head.field_count).filter_map(|index| request.field(index)))
+        })
     }
 
     /// Appends the rest of the body to `body`.
@@ -325,11 +348,18 @@ impl AsyncResponse {
     /// # Errors
     /// As [`AsyncResponse::write`].
     pub async fn flush(&mut self) -> Result<(), Fault> {
-        poll_fn(|context| match self.gate.with(|open| open.response().poll_flush(context)) {
+        poll_fn(|context| self.poll_flush(context)).await
+    }
+
+    /// As [`AsyncResponse::flush`], for authors of futures.
+    ///
+    /// # Errors
+    /// As [`AsyncResponse::write`].
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        match self.gate.with(|open| open.response().poll_flush(context)) {
             Ok(poll) => poll,
             Err(fault) => Poll::Ready(Err(fault)),
-        })
-        .await
+        }
     }
 
     /// Writes `length` octets of `file` from `offset`.

@@ -116,6 +116,13 @@ extern "C" fn attach(sink: LogSink) {
     std::panic::set_hook(Box::new(hook));
 }
 
+/// As `attach`, for libraries of applications, which may write to the log in another way too.
+extern "C" fn attach_app(sink: LogSink) {
+    attach(sink);
+    #[cfg(feature = "tracing")]
+    crate::sdk::trace::install();
+}
+
 extern "C" fn set_log_level(level: u32) {
     log::set_max_level(match level {
         0 => log::LevelFilter::Off,
@@ -154,7 +161,7 @@ pub struct AppExport<L>(PhantomData<L>);
 
 impl<L: AppLibrary + 'static> AppExport<L> {
     staticref!(const MODULE: WithMetadata<AppModule> = WithMetadata::new(AppModule {
-        attach,
+        attach: attach_app,
         set_log_level,
         entries: Self::entries,
         create: Self::create,

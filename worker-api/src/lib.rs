@@ -19,7 +19,7 @@
 //! ```
 //!
 //! Reading order: [`app`], [`request`], [`response`], [`asynchronous`], then for worker classes [`worker`]; how it
-//! crosses: [`abi`], [`export`], [`note`].
+//! crosses: [`abi`], [`export`], [`note`]. What saves authors work is in [`sdk`], behind features.
 //!
 //! Documentation of functions that cross ends with tags: the process (`[worker]`, `[probe]`), the thread
 //! (`[main]`, `[any thread]`) and the phase (`[loaded]`, `[running]`, `[stopping]`) in which they may be called.
@@ -34,6 +34,7 @@ pub mod host;
 pub mod note;
 pub mod request;
 pub mod response;
+pub mod sdk;
 pub mod worker;
 
 /// What an application author writes with.

@@ -1,0 +1,161 @@
+//! What a tower service may ask about its exchange beyond the request's own types: the extension [`Connection`].
+//!
+//! It owns the request half of the exchange, shared with the body. What a newcomer gets wrong: `http::Uri` and
+//! `HeaderMap` are a reading of the head. The octets as they came, in the order in which they came, are here.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use crate::asynchronous::AsyncRequest;
+use crate::error::{Error, Fault};
+use crate::request::{Address, Scheme};
+use crate::sdk::http::parts_of;
+use crate::sdk::upgrade::{Upgrade, Upgraded};
+
+/// The exchange of a request, as an extension of it.
+///
+/// ```
+/// use rgunicorn_worker_api::sdk::connection::Connection;
+///
+/// async fn whoami(axum::Extension(connection): axum::Extension<Connection>) -> String {
+///     connection.peer().to_string()
+/// }
+///
+/// let _: axum::Router = axum::Router::new().route("/whoami", axum::routing::get(whoami));
+/// ```
+///
+/// Once the exchange has ended it answers as for a request without content.
+#[derive(Clone)]
+pub struct Connection(Arc<Inner>);
+
+struct Inner {
+    request: AsyncRequest,
+    /// Why the body could not be read.
+    fault: OnceLock<Fault>,
+    /// Who waits for the connection itself.
+    upgrade: Mutex<Option<oneshot::Sender<Upgraded>>>,
+}
+
+impl Connection {
+    pub(crate) fn new(request: AsyncRequest) -> Self {
+        Self(Arc::new(Inner { request, fault: OnceLock::new(), upgrade: Mutex::new(None) }))
+    }
+
+    /// The client's address, or that of a trusted proxy's client.
+    #[must_use]
+    pub fn peer(&self) -> Address {
+        self.0.request.peer()
+    }
+
+    /// The server's own end.
+    #[must_use]
+    pub fn local(&self) -> Address {
+        self.0.request.local()
+    }
+
+    /// How the client reached the server.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.0.request.scheme()
+    }
+
+    /// The prefix that the application is mounted on, without a trailing slash; it is still part of the path. An axum
+    /// application mounted on `/api` is made with `Router::nest("/api", …)`.
+    #[must_use]
+    pub fn mount(&self) -> Vec<u8> {
+        self.0.request.mount()
+    }
+
+    /// The method as it was sent.
+    #[must_use]
+    pub fn method(&self) -> Vec<u8> {
+        self.0.request.method()
+    }
+
+    /// The request-target, octet by octet as it was sent.
+    #[must_use]
+    pub fn target(&self) -> Vec<u8> {
+        self.0.request.target()
+    }
+
+    /// The header fields as (name, value), in order of arrival and in the letter case of the sender.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.0.request.fields()
+    }
+
+    /// A fact of the TLS session by name (`version`, `cipher`, `client_certificate`), if there is one.
+    #[must_use]
+    pub fn tls(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.request.tls(name)
+    }
+
+    /// Waits until the client has closed the connection, or the exchange has ended.
+    ///
+    /// A service need not ask: when the client leaves, its future and its body are dropped. Who does ask is not
+    /// dropped but woken, and ends in its own way.
+    pub async fn client_gone(&self) {
+        self.0.request.client_gone().await;
+    }
+
+    /// Whether the request is over `request_timeout`, or the exchange has ended.
+    #[must_use]
+    pub fn expired(&self) -> bool {
+        self.0.request.expired()
+    }
+
+    /// The connection itself, once the service has answered with 101, or with a 2xx to `CONNECT`. See
+    /// [`Upgrade`].
+    #[must_use]
+    pub fn upgrade(&self) -> Upgrade {
+        let (sender, receiver) = oneshot::channel();
+        *self.0.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        Upgrade::new(receiver)
+    }
+
+    pub(crate) fn take_upgrade(&self) -> Option<oneshot::Sender<Upgraded>> {
+        self.0.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The head in the types of `http`, with this connection among its extensions.
+    pub(crate) fn head(&self) -> Result<http::request::Parts, Error> {
+        let mut parts = self.0.request.look(|head, fields| parts_of(head, fields))??;
+        parts.extensions.insert(self.clone());
+        Ok(parts)
+    }
+
+    pub(crate) fn body_length(&self) -> Option<u64> {
+        self.0.request.body_length()
+    }
+
+    pub(crate) fn trailers(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.0.request.trailers()
+    }
+
+    pub(crate) fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, Fault>> {
+        let result = self.0.request.read_shared(context, buffer);
+        if let Poll::Ready(Err(fault)) = result {
+            // Only the first counts, and it ends the body.
+            let _ = self.0.fault.set(fault);
+        }
+        result
+    }
+
+    /// Why the body could not be read, if it could not.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.0.fault.get().copied()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({:?})", self.0.request)
+    }
+}
