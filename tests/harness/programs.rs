@@ -67,6 +67,16 @@ impl Programs {
         self.built.join("libdownstream.so")
     }
 
+    /// An application of the workspace: `axum` for the one in `examples/axum`.
+    pub fn example(&self, name: &str) -> PathBuf {
+        self.built.join(format!("lib{name}.so"))
+    }
+
+    /// The test application as it is written with axum.
+    pub fn inspect_axum(&self) -> PathBuf {
+        self.example("inspect_axum")
+    }
+
     /// The test application that says it is of version 1 or 2.
     pub fn inspect(&self, version: u32) -> PathBuf {
         match version {

@@ -54,6 +54,12 @@ impl Settings {
         self
     }
 
+    /// Puts this text at the end in place of what was put there before.
+    pub fn replace_rest(&mut self, text: &str) -> &mut Self {
+        text.clone_into(&mut self.rest);
+        self
+    }
+
     /// The file.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
