@@ -77,6 +77,11 @@ impl Programs {
         self.example("inspect_axum")
     }
 
+    /// The application that serves files.
+    pub fn files(&self) -> PathBuf {
+        self.built.join("libstatic.so")
+    }
+
     /// The test application that says it is of version 1 or 2.
     pub fn inspect(&self, version: u32) -> PathBuf {
         match version {
