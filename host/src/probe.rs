@@ -284,10 +284,12 @@ fn child(task: &Task<'_>, channel: &Channel, master: Pid) -> i32 {
         Ok(prepared) => prepared,
         Err(refusal) => return refuse(channel, &refusal),
     };
-    let watches: Vec<BorrowedFd<'_>> = watches.iter().map(AsFd::as_fd).collect();
-    if send_with(channel, tag::PREPARED, &prepared, &watches).is_err() {
+    let lent: Vec<BorrowedFd<'_>> = watches.iter().map(AsFd::as_fd).collect();
+    if send_with(channel, tag::PREPARED, &prepared, &lent).is_err() {
         return 1; // The master is gone.
     }
+    // The master has its own copy. Step 4 closes everything else, and nothing may be left to close it once more.
+    drop(watches);
     // 3. The master binds what is new. It may also have changed its mind, which is the end of the channel.
     match channel.receive() {
         Ok(Incoming::Message(message, _)) if message.first() == Some(&tag::GO) => {}

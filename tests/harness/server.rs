@@ -419,6 +419,9 @@ impl Server<'_> {
             let expected = self.expected.iter().any(|text| line.message.contains(text));
             assert!(expected, "the log has an unexpected {}: {}", line.level, line.message);
         }
+        // What Rust's runtime says when it aborts, in whatever process.
+        let stderr = self.site.read("stderr");
+        assert!(!stderr.contains("fatal runtime error"), "{stderr}");
     }
 
     /// Whether the master has ended.
