@@ -28,6 +28,8 @@ pub const SUBCOMMANDS: &[&str] = &["inspect", "check", "new", "certify", "ctl", 
 
 /// The subcommand that asks a running server.
 const CONTROL: &str = "ctl";
+/// The subcommand that builds beside a server.
+const DEVELOP: &str = "dev";
 
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Invocation {
     Control(crate::ctl::Request),
     /// Tell what plugin files are.
     Inspect(crate::inspect::Request),
+    /// Build and serve what is being written.
+    Develop(crate::dev::Plan),
     /// Print this help text, exit 0.
     Help {
         /// About the settings.
@@ -179,6 +183,13 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
         let request = crate::ctl::parse(rest)?;
         let help = || Invocation::Help { text: crate::ctl::HELP.to_owned(), values: Values::default() };
         return Ok(request.map_or_else(help, Invocation::Control));
+    }
+    if let Some((first, rest)) = words.split_first()
+        && first == DEVELOP
+    {
+        let plan = crate::dev::parse(rest)?;
+        let help = || Invocation::Help { text: crate::dev::HELP.to_owned(), values: Values::default() };
+        return Ok(plan.map_or_else(help, Invocation::Develop));
     }
     if let Some((first, rest)) = words.split_first()
         && let Some(parsed) = tools::parse(first, rest)

@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
+pub mod dev;
 pub mod elf_note;
 pub mod error;
 pub mod generation;

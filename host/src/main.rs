@@ -72,6 +72,7 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
             unblock(mask)?;
             print(request.ask()?.as_bytes())
         }
+        Invocation::Develop(plan) => rgunicorn::dev::run(&plan, mask),
         Invocation::Serve(values) => serve(&Sources::capture(values)?, mask),
     }
 }
