@@ -25,6 +25,7 @@ mod address;
 mod file;
 mod identity;
 mod monitoring;
+mod mounts;
 mod plugin_ref;
 mod proxies;
 mod syslog;
@@ -35,6 +36,7 @@ pub use identity::Identity;
 pub use monitoring::StatsdTarget;
 pub use plugin_ref::PluginRef;
 
+use mounts::MountSettings;
 use plugin_ref::PluginSearch;
 
 /// The file that is read when no other is named, if it exists.
@@ -183,9 +185,11 @@ fn settings_error(what: &str, why: &str) -> ConfigError {
 pub struct Mount {
     /// `/`, or a path that begins but does not end with a slash.
     pub prefix: String,
+    /// As it was written, `PREFIX=APP`; for the application at `/` just that.
+    pub text: String,
     /// The application.
     pub application: PluginRef,
-    /// Its settings, always a JSON object: `[app."AS TYPED"]`, else `[app.NAME]`, else empty.
+    /// Its settings, always a JSON object: those of the mount, else `[app."AS TYPED"]`, else `[app.NAME]`, else empty.
     pub settings: serde_json::Value,
 }
 
@@ -303,6 +307,8 @@ pub struct Config {
     settings: BTreeMap<String, Value>,
     /// `[app.NAME]` by NAME.
     application_settings: BTreeMap<String, serde_json::Value>,
+    /// Settings of mounts that have their own, by `PREFIX=APP`.
+    mount_settings: MountSettings,
 }
 
 impl Config {
@@ -317,7 +323,7 @@ impl Config {
         let mut values = defaults(sources)?;
         values.overlay(contents.values);
         values.overlay(words);
-        resolve(sources, &values, file, contents.applications)
+        resolve(sources, &values, file, contents.applications, contents.mount_settings)
     }
 
     /// A setting's value as text, as [`Value::to_text`] writes it; none for an unknown or unset one.
@@ -352,6 +358,9 @@ impl Config {
             })
             .collect();
         all.insert("app".to_owned(), serde_json::json!(self.application_settings));
+        if let Some(Value::List(list)) = self.settings.get("mount") {
+            all.insert("mount".to_owned(), mounts::printable(list, &self.mount_settings));
+        }
         serde_json::to_writer_pretty(&mut *writer, &all)?;
         writeln!(writer)
     }
@@ -370,6 +379,9 @@ impl Config {
         names.sort_unstable();
         for name in names {
             match self.settings.get(name) {
+                Some(Value::List(list)) if name == "mount" => {
+                    writeln!(writer, "{name} = {}", mounts::to_toml(list, &self.mount_settings)?)?;
+                }
                 Some(value) => writeln!(writer, "{name} = {}", toml_text(value))?,
                 None => writeln!(writer, "# {name} is not set")?,
             }
@@ -527,6 +539,7 @@ fn resolve(
     values: &Values,
     file: Option<PathBuf>,
     applications: BTreeMap<String, (serde_json::Value, usize)>,
+    mount_settings: MountSettings,
 ) -> Result<Config, ConfigError> {
     let mut resolver = Resolver { values, directory: sources.directory.clone() };
     resolver.directory = resolver.chdir()?;
@@ -549,7 +562,7 @@ fn resolve(
     let statsd = resolver.statsd()?;
     let raw_env = resolver.raw_env()?;
     let mut mounts = resolver.mounts(&search)?;
-    place_application_settings(&mut mounts, &applications, file.as_deref())?;
+    place_application_settings(&mut mounts, &mount_settings, &applications, file.as_deref())?;
     let worker_class = search
         .worker_class(&resolver.text("worker_class").unwrap_or_default(), resolver.integer("threads"))
         .map_err(ConfigError::WorkerClass)?;
@@ -626,6 +639,7 @@ fn resolve(
             .into_iter()
             .map(|(name, (settings, _))| (name, settings))
             .collect(),
+        mount_settings,
     })
 }
 
@@ -823,18 +837,18 @@ impl Resolver<'_> {
     }
 
     fn mounts(&self, search: &PluginSearch<'_>) -> Result<Vec<Mount>, ConfigError> {
-        let mut wanted: Vec<(String, String)> = Vec::new();
+        let mut wanted: Vec<(String, String, String)> = Vec::new();
         if let Some(application) = self.text("application") {
-            wanted.push(("/".to_owned(), application));
+            wanted.push(("/".to_owned(), application.clone(), application));
         }
         for text in self.list("mount") {
             let fail = |why: &str| self.fail("mount", &format!("'{text}' {why}"));
             let (prefix, application) = text.split_once('=').ok_or_else(|| fail("must be PREFIX=APP"))?;
             let prefix = mount_prefix(prefix).map_err(fail)?;
-            if wanted.iter().any(|(taken, _)| *taken == prefix) {
+            if wanted.iter().any(|(taken, _, _)| *taken == prefix) {
                 return Err(fail("mounts a second application at the same prefix; keep one of them"));
             }
-            wanted.push((prefix, application.to_owned()));
+            wanted.push((prefix, application.to_owned(), text.to_owned()));
         }
         if wanted.is_empty() {
             return Err(ConfigError::Settings(
@@ -843,10 +857,10 @@ impl Resolver<'_> {
                     .to_owned(),
             ));
         }
-        wanted.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        let mount = |(prefix, text): (String, String)| {
-            let application = search.application(&text).map_err(ConfigError::Application)?;
-            Ok(Mount { prefix, application, settings: serde_json::json!({}) })
+        wanted.sort_by_key(|(prefix, _, _)| std::cmp::Reverse(prefix.len()));
+        let mount = |(prefix, application, text): (String, String, String)| {
+            let application = search.application(&application).map_err(ConfigError::Application)?;
+            Ok(Mount { prefix, text, application, settings: serde_json::json!({}) })
         };
         wanted.into_iter().map(mount).collect()
     }
@@ -868,14 +882,20 @@ fn mount_prefix(text: &str) -> Result<String, &'static str> {
     Ok(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
 }
 
-/// Gives each application its table; a table that no application uses is a mistake, as an unknown key is.
+/// Gives each application its table: that of its mount, else its own. A table of an application that nobody uses is a
+/// mistake, as an unknown key is.
 fn place_application_settings(
     mounts: &mut [Mount],
+    mount_settings: &MountSettings,
     applications: &BTreeMap<String, (serde_json::Value, usize)>,
     file: Option<&Path>,
 ) -> Result<(), ConfigError> {
     let mut used = BTreeSet::new();
     for mount in mounts.iter_mut() {
+        if let Some(settings) = mount_settings.get(&mount.text) {
+            mount.settings = settings.clone();
+            continue;
+        }
         for name in [&mount.application.text, &mount.application.name] {
             if let Some((settings, _)) = applications.get(name) {
                 mount.settings = settings.clone();
@@ -1095,6 +1115,55 @@ mod tests {
             .map(|mount| (mount.prefix.as_str(), mount.application.name.as_str(), mount.settings.to_string()))
             .collect();
         assert_eq!(got, [("/api", "app", r#"{"b":2}"#.to_owned()), ("/", "shop", r#"{"a":1}"#.to_owned())]);
+    }
+
+    #[test]
+    fn a_mount_may_be_a_table_with_settings_of_its_own() {
+        let fixture = Fixture::new();
+        let text = "application = 'x.so'\n[[mount]]\nprefix = '/a/'\napplication = 'x.so'\n[mount.settings]\nroot = 'a'\n\
+             deep = { list = [1, 'b'] }\n[[mount]]\nprefix = '/b'\napplication = 'y.so'\n[app.app]\nroot = 'all'\n";
+        fixture.file(DEFAULT_FILE, text);
+        let settings = |config: &Config| -> Vec<_> {
+            config.mounts.iter().map(|mount| (mount.prefix.clone(), mount.settings.to_string())).collect()
+        };
+        let config = fixture.load(&[]);
+        let all = [
+            ("/a", r#"{"deep":{"list":[1,"b"]},"root":"a"}"#),
+            ("/b", r#"{"root":"all"}"#),
+            ("/", r#"{"root":"all"}"#),
+        ]
+        .map(|(prefix, settings)| (prefix.to_owned(), settings.to_owned()));
+        assert_eq!(settings(&config), all);
+        assert_eq!(config.setting_text("mount").as_deref(), Some("/a/=x.so,/b=y.so"));
+        // What is printed says the same.
+        let mut printed = Vec::new();
+        config.print(&mut printed).unwrap();
+        fixture.file(DEFAULT_FILE, std::str::from_utf8(&printed).unwrap());
+        assert_eq!(settings(&fixture.load(&[])), all);
+        let mut json = Vec::new();
+        config.print_json(&mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["mount"][0]["settings"]["root"], "a");
+        assert_eq!(json["mount"][1], "/b=y.so");
+        // A stronger place replaces the list, and with it the tables.
+        fixture.file(DEFAULT_FILE, text);
+        let config = fixture.load(&["--mount", "/c=y.so"]);
+        assert_eq!(settings(&config).first(), Some(&("/c".to_owned(), r#"{"root":"all"}"#.to_owned())));
+
+        for (mount, why) in [
+            ("mount = [1]", "line 1: a mount must be PREFIX=APP or a table, not a whole number"),
+            ("[[mount]]\napplication = 'x.so'", "line 1: this mount has no 'prefix'"),
+            ("[[mount]]\nprefix = '/a'", "line 1: this mount has no 'application'"),
+            ("[[mount]]\nprefix = '/a'\napp = 'x.so'", "line 3: a mount has no 'app'"),
+            ("[[mount]]\nprefix = '/a=b'\napplication = 'x.so'", "must not have a '=' in it"),
+            ("[[mount]]\nprefix = 1\napplication = 'x.so'", "line 2: the prefix of a mount must be a text"),
+            ("[[mount]]\nprefix = '/a'\napplication = 'x.so'\nsettings = 'x'", "must be a table, not a text"),
+            ("[mount]\nprefix = '/a'", "'mount' must be"),
+        ] {
+            fixture.file(DEFAULT_FILE, mount);
+            let error = fixture.refuse(&["x.so"]);
+            assert!(error.to_string().contains(why), "{mount}: {error}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
+use super::mounts::{self, MountSettings};
 use crate::cli::{Origin, Values};
 use crate::settings::{Kind, Place, SETTINGS, Setting, Value, find, gunicorn, nearest};
 
@@ -24,6 +25,8 @@ pub(super) struct FileContents {
     pub(super) values: Values,
     /// `[app.NAME]` by NAME, with the line it begins on.
     pub(super) applications: BTreeMap<String, (serde_json::Value, usize)>,
+    /// Of the mounts that are tables.
+    pub(super) mount_settings: MountSettings,
 }
 
 /// Probe: reads the text of a file; `path` is for messages.
@@ -52,6 +55,12 @@ pub(super) fn read(path: &Path, text: &str) -> Result<FileContents, ConfigError>
     for (key, value) in table.get_ref() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("app", DeValue::Table(tables)) => contents.applications = reader.applications(tables)?,
+            ("mount", DeValue::Array(elements)) => {
+                let list;
+                (list, contents.mount_settings) = mounts::read(&reader, elements)?;
+                let setting = find("mount").expect("it is in the table");
+                contents.values.set(setting, Value::List(list), reader.origin(&key.span()));
+            }
             (name, _) => {
                 let name = if name == "app" { "application" } else { name };
                 let setting = find(name).filter(|setting| setting.place == Place::Anywhere);
@@ -69,7 +78,7 @@ pub(super) fn read(path: &Path, text: &str) -> Result<FileContents, ConfigError>
     Ok(contents)
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
 }
@@ -85,7 +94,7 @@ impl Reader<'_> {
     }
 
     /// "cannot read /etc/x.toml line 3: …".
-    fn fail<T>(&self, at: &Spanned<T>, why: &str) -> ConfigError {
+    pub(super) fn fail<T>(&self, at: &Spanned<T>, why: &str) -> ConfigError {
         ConfigError::Settings(format!(
             "cannot read {} line {}: {why}",
             self.path.display(),
@@ -209,7 +218,7 @@ impl Reader<'_> {
     }
 
     /// The same value in JSON's types; dates and times become text.
-    fn json(&self, value: &Spanned<DeValue<'_>>) -> Result<serde_json::Value, ConfigError> {
+    pub(super) fn json(&self, value: &Spanned<DeValue<'_>>) -> Result<serde_json::Value, ConfigError> {
         Ok(match value.get_ref() {
             DeValue::String(text) => text.as_ref().into(),
             DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
@@ -237,7 +246,7 @@ impl Reader<'_> {
 }
 
 /// The type of a TOML value in a sentence.
-fn article(value: &DeValue<'_>) -> &'static str {
+pub(super) fn article(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a whole number",
