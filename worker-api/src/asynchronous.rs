@@ -8,7 +8,7 @@
 use crate::abi::{Halves, RequestHandle, ResponseHandle, StreamHandle};
 use crate::app::Answer;
 use crate::error::{Error, Fault};
-use crate::request::{Address, Field, Head, Scheme, Version, split_target};
+use crate::request::{Address, Field, Head, Scheme, Version, below_mount, split_target};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, AsRawFd};
@@ -100,6 +100,12 @@ impl AsyncRequest {
     #[must_use]
     pub fn mount(&self) -> Vec<u8> {
         self.head(|head| owned(head.mount))
+    }
+
+    /// What of the path is below the mount point: empty, or with a slash in front. WSGI's name for it.
+    #[must_use]
+    pub fn path_info(&self) -> Vec<u8> {
+        self.head(|head| owned(below_mount(split_target(head.target).0, head.mount)))
     }
 
     /// The version of the request line.

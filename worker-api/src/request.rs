@@ -209,6 +209,12 @@ impl<'x> Request<'x> {
         self.head.mount
     }
 
+    /// What of the path is below the mount point: empty, or with a slash in front. WSGI's name for it.
+    #[must_use]
+    pub fn path_info(&self) -> &'x [u8] {
+        below_mount(self.path(), self.head.mount)
+    }
+
     /// The version of the request line.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -334,6 +340,11 @@ pub(crate) fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
+/// The rest of a path behind the prefix by which it was chosen. The forms without a path are below no point.
+pub(crate) fn below_mount<'x>(path: &'x [u8], mount: &[u8]) -> &'x [u8] {
+    path.strip_prefix(mount).unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +367,22 @@ mod tests {
                 (path.as_bytes(), query.map(str::as_bytes)),
                 "{target}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_below_the_mount_point_begins_with_a_slash_or_is_nothing() {
+        for (target, mount, expected) in [
+            ("/a/b?c", "", "/a/b"),
+            ("/a/b?c", "/a", "/b"),
+            ("/a/", "/a", "/"),
+            ("/a?/b", "/a", ""),
+            ("http://host/a/b", "/a", "/b"),
+            ("http://host", "", "/"),
+            ("*", "", "*"),
+        ] {
+            let path = split_target(target.as_bytes()).0;
+            assert_eq!(below_mount(path, mount.as_bytes()), expected.as_bytes(), "{target} {mount}");
         }
     }
 

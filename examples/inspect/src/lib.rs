@@ -39,7 +39,7 @@ fn app(facts: &WorkerFacts<'_>) -> Result<App, Error> {
 
 fn answer(request: &mut Request<'_>, response: &mut Response<'_>) -> Result<(), Error> {
     let query = Query::new(request.query());
-    let path = request.path();
+    let path = request.path_info();
 
     // The routes that leave the body where it is.
     match path {

@@ -112,7 +112,7 @@ impl Site {
             b"OPTIONS" => return Ok(response.respond(204, &[ALLOWED], b"")?),
             _ => return Ok(plain(response, 405, &[ALLOWED])?),
         }
-        match self.find(below_mount(request)) {
+        match self.find(request.path_info()) {
             Ok(Found::File(opened)) => self.send(opened, request, response),
             Ok(Found::Directory) => Ok(plain(response, 301, &[("Location", &with_slash(request))])?),
             Err(Trouble::Status(status)) => Ok(plain(response, status, &[])?),
@@ -338,12 +338,6 @@ fn plain(response: &mut Response<'_>, status: u16, fields: &[(&str, &str)]) -> R
     };
     let fields = [&[("Content-Type", "text/plain")], fields].concat();
     response.respond(status, &fields, text.as_bytes())
-}
-
-/// The path below the mount point: empty, or with a slash in front.
-fn below_mount<'x>(request: &Request<'x>) -> &'x [u8] {
-    let path = request.path();
-    path.strip_prefix(request.mount()).unwrap_or(path)
 }
 
 /// The same path with a slash at its end, relative to itself: whatever prefix a proxy took off stays, and no path can
