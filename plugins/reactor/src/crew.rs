@@ -13,11 +13,15 @@
 //! | waiting    | no            | returning                                                             |
 //! | returning  | no            | works, before any idle one                                            |
 //!
+//! A lock is given back before the one who is called wakes up: on the same CPU it would otherwise run at once, wait for the
+//! lock, and have to be woken a second time.
+//!
 //! What a newcomer gets wrong: a crew of one place without lending is how applications run that must never be
 //! called twice at once. Lending there would let a second call in while the first waits for its client.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +61,12 @@ pub(crate) struct Crew<J: 'static> {
     /// Called when a crew that was found behind has caught up.
     relieved: &'static (dyn Fn() + Send + Sync),
     state: Mutex<Threads<J>>,
+    /// Work that waits. Written under the lock, as is what follows; the loop, which asks each turn, reads it without.
+    waiting: AtomicUsize,
+    /// How often a place was taken.
+    turns: AtomicU64,
+    /// A thread could not be started.
+    lacking: AtomicBool,
     /// For idle threads.
     called: Condvar,
     /// For returning ones.
@@ -72,13 +82,9 @@ struct Threads<J> {
     coming: usize,
     returning: usize,
     all: usize,
-    /// How often a place was taken.
-    turns: u64,
     leaving: bool,
     /// Somebody wants to know when no work waits any more.
     behind: bool,
-    /// A thread could not be started.
-    lacking: bool,
     complained: Option<Instant>,
 }
 
@@ -96,10 +102,8 @@ impl<J: Send + 'static> Crew<J> {
             coming: 0,
             returning: 0,
             all: 0,
-            turns: 0,
             leaving: false,
             behind: false,
-            lacking: false,
             complained: None,
         };
         // Threads that are stuck in an application use it until the process ends.
@@ -109,6 +113,9 @@ impl<J: Send + 'static> Crew<J> {
             work,
             relieved,
             state: Mutex::new(threads),
+            waiting: AtomicUsize::new(0),
+            turns: AtomicU64::new(0),
+            lacking: AtomicBool::new(false),
             called: Condvar::new(),
             free: Condvar::new(),
         }))
@@ -118,11 +125,15 @@ impl<J: Send + 'static> Crew<J> {
     pub(crate) fn submit(&'static self, batch: &mut Vec<J>) {
         let mut state = lock(&self.state);
         state.queue.extend(batch.drain(..));
-        self.call(&mut state);
+        self.waiting.store(state.queue.len(), Ordering::Relaxed);
+        self.call(state);
     }
 
     /// Whether work waits for a place. Whoever is told so is told of the relief, too.
     pub(crate) fn is_behind(&self) -> bool {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
         let mut state = lock(&self.state);
         state.behind = !state.queue.is_empty() && state.working >= self.places;
         state.behind
@@ -130,17 +141,15 @@ impl<J: Send + 'static> Crew<J> {
 
     /// Tries again to start threads that could not be had; whether some are still missing.
     pub(crate) fn lacks_threads(&'static self) -> bool {
-        let mut state = lock(&self.state);
-        if std::mem::take(&mut state.lacking) {
-            self.call(&mut state);
+        if self.lacking.swap(false, Ordering::Relaxed) {
+            self.call(lock(&self.state));
         }
-        state.lacking
+        self.lacking.load(Ordering::Relaxed)
     }
 
     /// How often a place was taken, and whether work waits.
     pub(crate) fn progress(&self) -> (u64, bool) {
-        let state = lock(&self.state);
-        (state.turns, !state.queue.is_empty())
+        (self.turns.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed) > 0)
     }
 
     /// Idle threads end, and others when they become idle.
@@ -150,17 +159,20 @@ impl<J: Send + 'static> Crew<J> {
     }
 
     /// Sees to it that free places and waiting work come together.
-    fn call(&'static self, state: &mut MutexGuard<'_, Threads<J>>) {
+    fn call(&'static self, mut state: MutexGuard<'_, Threads<J>>) {
         // Whoever is on the way will look for work, and those who return come first.
         let free = self.places.saturating_sub(state.working + state.coming + state.returning);
         let wanted = free.min(state.queue.len().saturating_sub(state.coming));
-        for _ in 0..wanted {
-            if state.idle > state.coming {
-                state.coming += 1;
-                self.called.notify_one();
-            } else if !self.hire(state) {
-                return;
+        let called = wanted.min(state.idle.saturating_sub(state.coming));
+        state.coming += called;
+        for _ in called..wanted {
+            if !self.hire(&mut state) {
+                break;
             }
+        }
+        drop(state);
+        for _ in 0..called {
+            self.called.notify_one();
         }
     }
 
@@ -175,7 +187,7 @@ impl<J: Send + 'static> Crew<J> {
                 true
             }
             Err(error) => {
-                state.lacking = true;
+                self.lacking.store(true, Ordering::Relaxed);
                 let now = Instant::now();
                 if state.complained.is_none_or(|last| now - last >= COMPLAIN) {
                     state.complained = Some(now);
@@ -203,10 +215,10 @@ impl<J: Send + 'static> Crew<J> {
                 && let Some(job) = state.queue.pop_front()
             {
                 state.working += 1;
-                state.turns += 1;
-                self.call(&mut state);
+                self.turns.fetch_add(1, Ordering::Relaxed);
+                self.waiting.store(state.queue.len(), Ordering::Relaxed);
                 let relieved = state.queue.is_empty() && std::mem::take(&mut state.behind);
-                drop(state);
+                self.call(state);
                 if relieved {
                     (self.relieved)();
                 }
@@ -247,11 +259,12 @@ impl<J: Send + 'static> Lend for Crew<J> {
     fn give(&'static self) {
         let mut state = lock(&self.state);
         state.working -= 1;
-        if state.returning > 0 {
+        let returns = state.returning > 0;
+        // Two places may have become free for one who returns.
+        self.call(state);
+        if returns {
             self.free.notify_one();
         }
-        // Two places may have become free for one who returns.
-        self.call(&mut state);
     }
 
     fn take(&'static self) {
@@ -265,14 +278,13 @@ impl<J: Send + 'static> Lend for Crew<J> {
             state.returning -= 1;
         }
         state.working += 1;
-        state.turns += 1;
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     type Job = Box<dyn FnOnce() + Send>;
@@ -355,7 +367,7 @@ mod tests {
                     std::thread::yield_now();
                 }
             };
-            until(&|state| state.turns == 1 && state.working == 0);
+            until(&|state| crew.progress().0 == 1 && state.working == 0);
             let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
             let (let_go, held) = mpsc::channel::<()>();
             let held = std::sync::Arc::new(Mutex::new(held));
