@@ -72,9 +72,11 @@ pub struct Runtime {
     /// The class has returned.
     finished: AtomicBool,
     apps: Mutex<Apps>,
-    access_log: Mutex<Option<AccessLog>>,
+    /// Set before the first request, if there is one.
+    access_log: OnceLock<Mutex<AccessLog>>,
     /// Requests until the worker is replaced; 0 is for ever.
     max_requests: u64,
+    /// Ended so far, if that is limited.
     requests: AtomicU64,
     /// The master was asked to replace this worker.
     retiring: AtomicBool,
@@ -164,7 +166,7 @@ impl Runtime {
                     .with_syslog(syslog)
                     .map_err(|error| format!("cannot open a socket for syslog: {error}"))?;
             }
-            *lock(&runtime.access_log) = Some(log);
+            let _ = runtime.access_log.set(Mutex::new(log));
         }
         Ok(Box::leak(Box::new(runtime)))
     }
@@ -199,7 +201,7 @@ impl Runtime {
             go: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             apps: Mutex::new(Apps::default()),
-            access_log: Mutex::new(None),
+            access_log: OnceLock::new(),
             max_requests,
             requests: AtomicU64::new(0),
             log_level: AtomicU64::new(generation.config.loglevel as u64),
@@ -327,7 +329,8 @@ impl Runtime {
     }
 
     fn flush_logs(&self) {
-        if let Some(log) = lock(&self.access_log).as_mut() {
+        if let Some(log) = self.access_log.get() {
+            let mut log = lock(log);
             log.flush();
             let dropped = log.take_dropped();
             if dropped > 0 {
@@ -341,8 +344,8 @@ impl Runtime {
         if let Err(error) = logging::reopen() {
             log::error!("{error}");
         }
-        if let Some(log) = lock(&self.access_log).as_mut()
-            && let Err(error) = log.reopen()
+        if let Some(log) = self.access_log.get()
+            && let Err(error) = lock(log).reopen()
         {
             log::error!("{error}");
         }
@@ -686,8 +689,8 @@ impl HostServices for Runtime {
         }
         let duration = token.map(|token| age_of(token, now));
         self.slot.count_request(record.status, record.bytes_in, record.body_bytes, duration);
-        if let Some(log) = lock(&self.access_log).as_mut() {
-            log.write(&AccessRecord {
+        if let Some(log) = self.access_log.get() {
+            lock(log).write(&AccessRecord {
                 remote_address: match record.peer {
                     Address::Ip(address) => Some(address.ip()),
                     Address::Unix(_) | Address::Unknown => None,
@@ -708,8 +711,10 @@ impl HostServices for Runtime {
         if let Some(hooks) = self.hooks.get() {
             hooks.post_request(self, record.request, record.status, duration.unwrap_or_default());
         }
-        let served = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.max_requests != 0 && served == self.max_requests && self.retire() {
+        if self.max_requests != 0
+            && self.requests.fetch_add(1, Ordering::Relaxed) + 1 == self.max_requests
+            && self.retire()
+        {
             log::info!("Autorestarting worker after current request.");
         }
     }

@@ -259,10 +259,15 @@ impl Head {
 
     /// `method SP request-target SP HTTP-version`, with exactly these two spaces.
     fn take_request_line(&mut self, line: &[u8], start: usize, leniency: &Leniency) -> Result<(), Error> {
-        let first = memchr(b' ', line).ok_or(Error::RequestLine)?;
+        // Methods are short: a loop has found the end before a search has begun.
+        let first = line.iter().position(|&octet| octet == b' ').ok_or(Error::RequestLine)?;
         let (method, rest) = (&line[..first], &line[first + 1..]);
         check_method(method, leniency)?;
-        let last = memchr::memrchr(b' ', rest).ok_or(Error::RequestLine)?;
+        let last = match rest.split_last_chunk() {
+            // All but every request.
+            Some((target, b" HTTP/1.1")) => target.len(),
+            _ => memchr::memrchr(b' ', rest).ok_or(Error::RequestLine)?,
+        };
         let (target, version) = (&rest[..last], &rest[last + 1..]);
         self.version = parse_version(version, leniency)?;
 
@@ -523,6 +528,9 @@ fn check(holds: bool, error: Error) -> Result<(), Error> {
 /// RFC 9110 section 9.1 asks for a token. The rest is Gunicorn's: all registered methods are upper case
 /// and have 3 to 20 octets, so that anything else is rather the remains of another message.
 fn check_method(method: &[u8], leniency: &Leniency) -> Result<(), Error> {
+    if matches!(method, b"GET" | b"POST" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"PATCH") {
+        return Ok(());
+    }
     check(is_token(method), Error::Method)?;
     if leniency.permit_unconventional_http_method {
         return Ok(());

@@ -38,7 +38,8 @@ pub(crate) fn is_tchar(octet: u8) -> bool {
 
 /// `token = 1*tchar`
 pub(crate) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&octet| is_tchar(octet))
+    // Nearly all are: looking at every octet without leaving early is quicker.
+    !bytes.is_empty() && bytes.iter().fold(true, |all, &octet| all & is_tchar(octet))
 }
 
 /// Whether the octet may stand inside a field value: no control but HTAB, so no CR, LF or NUL.
@@ -47,7 +48,8 @@ pub(crate) fn is_value_octet(octet: u8) -> bool {
 }
 
 pub(crate) fn is_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&octet| is_value_octet(octet))
+    // As for tokens.
+    bytes.iter().fold(true, |all, &octet| all & is_value_octet(octet))
 }
 
 /// SP or HTAB, the whole of RFC 9110's `OWS` alphabet.

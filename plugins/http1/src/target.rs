@@ -109,9 +109,14 @@ pub(crate) fn authority(bytes: &[u8]) -> Option<Port> {
         text.parse::<Ipv6Addr>().ok()?;
         return port(&rest[close + 1..]);
     }
-    let end = memchr::memchr(b':', bytes).unwrap_or(bytes.len());
+    // Where most hosts end; in one that is percent-encoded there is more of it.
+    let plain = bytes.iter().position(|&octet| !REGISTERED[usize::from(octet)]).unwrap_or(bytes.len());
+    let end = match bytes.get(plain) {
+        Some(b'%') => bytes.iter().position(|&octet| octet == b':').unwrap_or(bytes.len()),
+        Some(_) | None => plain,
+    };
     let (host, rest) = bytes.split_at(end);
-    if host.is_empty() || !is_registered_name(host) {
+    if host.is_empty() || end > plain && !is_registered_name(host) {
         return None;
     }
     port(rest)
@@ -128,6 +133,20 @@ fn port(rest: &[u8]) -> Option<Port> {
     }
 }
 
+/// `unreserved / sub-delims`, without the comma.
+const REGISTERED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        table[octet] = matches!(octet as u8,
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+            | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';'
+            | b'=');
+        octet += 1;
+    }
+    table
+};
+
 /// `reg-name = *( unreserved / pct-encoded / sub-delims )`, without the comma.
 fn is_registered_name(host: &[u8]) -> bool {
     let mut octets = host.iter();
@@ -137,10 +156,7 @@ fn is_registered_name(host: &[u8]) -> bool {
                 let mut hex = || octets.next().is_some_and(u8::is_ascii_hexdigit);
                 hex() && hex()
             }
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => true,
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';'
-            | b'=' => true,
-            _ => false,
+            octet => REGISTERED[usize::from(octet)],
         };
         if !allowed {
             return false;

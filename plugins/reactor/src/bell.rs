@@ -150,7 +150,8 @@ impl Bell {
         self.token.store(0, Ordering::Relaxed);
         self.arrived.store(0, Ordering::Relaxed);
         self.gone.store(false, Ordering::Relaxed);
-        self.bits.store(0, Ordering::SeqCst);
+        // A waker of the earlier connection that still comes costs a poll, whichever side of this it falls on.
+        self.bits.store(0, Ordering::Release);
     }
 
     /// Adds to what has happened, without telling the loop.
@@ -160,8 +161,9 @@ impl Bell {
 
     /// Before the future is polled, or given to whoever polls it.
     pub(crate) fn hold(&self, place: Place) {
-        self.bits.fetch_or(HELD, Ordering::SeqCst);
-        self.bits.fetch_and(!RUNG, Ordering::SeqCst);
+        if self.bits.fetch_or(HELD, Ordering::SeqCst) & RUNG != 0 {
+            self.bits.fetch_and(!RUNG, Ordering::SeqCst);
+        }
         self.place.store(place.code(), Ordering::Relaxed);
     }
 
@@ -210,7 +212,8 @@ impl Bell {
             return Events::NONE;
         }
         let events = self.bits.fetch_and(!Events::ALL, Ordering::SeqCst) & Events::ALL;
-        self.arrived.fetch_or(events & Events::ARRIVAL.0, Ordering::Relaxed);
+        let arrived = self.arrived.load(Ordering::Relaxed) | events & Events::ARRIVAL.0;
+        self.arrived.store(arrived, Ordering::Relaxed);
         self.remember(events);
         Events(events)
     }
@@ -230,9 +233,15 @@ impl Bell {
     /// Takes the reasons to read that came since the last call. An edge-triggered event comes once: one that is taken
     /// while something else is waited for must not be forgotten.
     pub(crate) fn take_arrival(&self) -> Events {
-        let news = self.bits.fetch_and(!Events::ARRIVAL.0, Ordering::SeqCst) & Events::ARRIVAL.0;
-        self.remember(news);
-        Events(news | self.arrived.swap(0, Ordering::Relaxed))
+        let mut news = self.bits.load(Ordering::SeqCst) & Events::ARRIVAL.0;
+        if news != 0 {
+            news = self.bits.fetch_and(!Events::ARRIVAL.0, Ordering::SeqCst) & Events::ARRIVAL.0;
+            self.remember(news);
+        }
+        // Only this side writes it.
+        let kept = self.arrived.load(Ordering::Relaxed);
+        self.arrived.store(0, Ordering::Relaxed);
+        Events(news | kept)
     }
 
     /// Waits until something happens, or until the deadline, which is [`Events::TIME`].

@@ -239,7 +239,9 @@ where
         // Without this flag what ends on a thread is heard of at the next occasion. It stands before the sleep is
         // announced: whoever ends in between either sees it, or keeps the loop from falling asleep.
         let eager = self.state != State::Running || !self.listening;
-        self.returns.eager.store(eager, Ordering::SeqCst);
+        if self.returns.eager.load(Ordering::Relaxed) != eager {
+            self.returns.eager.store(eager, Ordering::SeqCst);
+        }
         let asleep = self.again.is_empty() && self.shared.mail.falls_asleep();
         let time = if asleep { self.time_to_sleep() } else { Duration::ZERO };
         if asleep && self.moves() {

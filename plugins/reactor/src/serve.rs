@@ -399,13 +399,18 @@ impl Service {
             }
         };
         // On the thread still, if it ran on one: most answers are sent here and now.
-        exchange.conclude(verdict);
+        let concluded = exchange.conclude(verdict);
         let hostage = if limited { bell.free_hostage() } else { None };
         let claimed = limited && link.is_claimed_by_loop();
-        if !claimed {
-            self.send_rest(&exchange, token).await;
-        }
-        let ended = exchange.ended();
+        let ended = match concluded {
+            Some(ended) => ended,
+            None => {
+                if !claimed {
+                    self.send_rest(&exchange, token).await;
+                }
+                exchange.ended()
+            }
+        };
         bell.set_token(0);
         match &hostage {
             // The loop has answered for this call: the client is gone.

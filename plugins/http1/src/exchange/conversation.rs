@@ -160,7 +160,9 @@ impl<'c, W: Wire> Conversation<'c, W> {
             }
         };
         let refused = refusal.as_ref().map(fault_of_refusal);
-        *aside = Aside { body, refusal, ..Aside::default() };
+        (aside.body, aside.refusal) = (body, refusal);
+        aside.trailers.clear();
+        aside.response_fields.clear();
         let mut conversation = Self {
             wire,
             rules,

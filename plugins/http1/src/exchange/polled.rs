@@ -165,6 +165,10 @@ impl<W: Wire> Inner<'_, W> {
 /// One request and its answer, on any thread.
 pub struct Polled<'c, W> {
     pub(super) seen: Seen<'c>,
+    /// See [`Polled::refused`].
+    refused: bool,
+    /// The record wants the fields of the answer.
+    keeps_fields: bool,
     inner: Mutex<Inner<'c, W>>,
     changed: Waker,
 }
@@ -175,6 +179,7 @@ fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
 
 impl<'c, W: Wire> Polled<'c, W> {
     pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, changed: Waker) -> Self {
+        let (refused, keeps_fields) = (talk.refused(), talk.rules.keep_response_fields);
         let inner = Inner {
             talk,
             read: Side::default(),
@@ -183,7 +188,7 @@ impl<'c, W: Wire> Polled<'c, W> {
             draining: None,
             is_gone: false,
         };
-        Self { seen, inner: Mutex::new(inner), changed }
+        Self { seen, refused, keeps_fields, inner: Mutex::new(inner), changed }
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner<'c, W>> {
@@ -220,7 +225,7 @@ impl<'c, W: Wire> Polled<'c, W> {
     /// Whether the application must not be called: the request is over a limit, and `conclude` says so.
     #[must_use]
     pub fn refused(&self) -> bool {
-        self.inner().talk.refused()
+        self.refused
     }
 
     /// Lets the answer wait behind those of earlier requests, and for those of the next: for one that is quick
@@ -337,19 +342,26 @@ impl<'c, W: Wire> Polled<'c, W> {
         wake([wakers]);
     }
 
-    /// Answers what the application left open; the future must be dropped. Go on with `wanted` and `ready`
-    /// until it wants nothing more, then take [`Polled::ended`].
-    pub fn conclude(&self, verdict: Verdict) {
+    /// Answers what the application left open; the future must be dropped. Returns how it ended if nothing is left
+    /// to be sent, as nearly always. Else go on with `wanted` and `ready` until it wants nothing more, then take
+    /// [`Polled::ended`].
+    pub fn conclude(&self, verdict: Verdict) -> Option<Ended> {
         let mut inner = self.inner();
         inner.read = Side::default();
         inner.write.waker = None;
         (inner.gone, inner.draining) = (None, None);
         inner.talk.settle(verdict, &self.seen);
-        if inner.talk.may_gather(&self.seen) {
-            return;
+        if !inner.talk.may_gather(&self.seen) {
+            inner.talk.gathers = false;
+            if !inner.talk.outlet.is_empty() {
+                // A client that cannot be reached has been noted.
+                let _ = inner.push();
+            }
+            if !inner.talk.outlet.is_empty() {
+                return None;
+            }
         }
-        // A client that cannot be reached has been noted.
-        let _ = inner.push();
+        Some(inner.talk.ended(&self.seen))
     }
 
     /// How it ended. What is still buffered is lost.
@@ -361,7 +373,7 @@ impl<'c, W: Wire> Polled<'c, W> {
     /// Reports the end to the host.
     pub fn report(&self, host: &Host, ended: &Ended) {
         // Taken out first: the host asks this exchange about its request meanwhile.
-        let fields = self.inner().talk.take_response_fields();
+        let fields = if self.keeps_fields { self.inner().talk.take_response_fields() } else { Vec::new() };
         let fields: Vec<Field<'_>> = fields.iter().map(|(name, value)| Field { name, value }).collect();
         host.request_end(&record(&self.seen, &request_of(self), &fields, ended));
     }
