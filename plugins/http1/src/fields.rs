@@ -57,8 +57,8 @@ impl Underscores<'_> {
 /// with an empty line. On error what was appended is meaningless.
 ///
 /// The array of `httparse` borrows from the section, so it cannot be kept between requests. It lives on
-/// the stack in two sizes; only a head with more lines than the larger one, which takes an operator who
-/// raised the limit, costs an allocation.
+/// the stack in three sizes, since all of it is written first; only a head with more lines than the largest one,
+/// which takes an operator who raised the limit, costs an allocation.
 pub(crate) fn parse(
     section: &[u8],
     base: usize,
@@ -67,7 +67,8 @@ pub(crate) fn parse(
     out: &mut Vec<FieldSpan>,
 ) -> Result<(), Error> {
     match lines {
-        0..=32 => parse_into(section, base, &mut [EMPTY_HEADER; 32], underscores, out),
+        0..=8 => parse_into(section, base, &mut [EMPTY_HEADER; 8], underscores, out),
+        9..=32 => parse_into(section, base, &mut [EMPTY_HEADER; 32], underscores, out),
         33..=128 => parse_into(section, base, &mut [EMPTY_HEADER; 128], underscores, out),
         _ => parse_into(section, base, &mut vec![EMPTY_HEADER; lines], underscores, out),
     }
@@ -95,8 +96,9 @@ fn parse_into<'s>(
     };
     out.reserve(headers.len());
     for header in headers {
-        // Names are short: a loop has found it before a search has begun.
-        if header.name.bytes().any(|octet| octet == b'_') && !underscores.excepts(header.name) {
+        // Names are short: a loop over all of one ends before a search has begun.
+        let underscored = header.name.bytes().fold(false, |found, octet| found | (octet == b'_'));
+        if underscored && !underscores.excepts(header.name) {
             match underscores.map {
                 HeaderMap::Drop => continue,
                 HeaderMap::Refuse => return Err(Error::UnderscoreName),
@@ -136,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_size_of_array() {
-        for lines in [1, 32, 33, 128, 129, 1000] {
+        for lines in [1, 8, 9, 32, 33, 128, 129, 1000] {
             let section = ["a: b\r\n".repeat(lines), "\r\n".to_owned()].concat();
             assert_eq!(fields(section.as_bytes(), lines, HeaderMap::Drop).unwrap().len(), lines);
         }

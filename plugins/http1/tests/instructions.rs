@@ -18,7 +18,7 @@ use rgunicorn_http1::{BodyWriter, DateCache, Head, Leniency, Limits, Progress, r
 const ROUNDS: &str = "HTTP1_ROUNDS";
 
 /// What was measured (rustc 1.95, x86-64), optimised and not.
-const MEASURED: u64 = if cfg!(debug_assertions) { 135_969 } else { 9_356 };
+const MEASURED: u64 = if cfg!(debug_assertions) { 132_273 } else { 7_587 };
 
 /// Ten fields beside `Host`, as a browser sends them.
 const REQUEST: &[u8] = b"GET /articles/index.html?page=2 HTTP/1.1\r\n\
@@ -46,7 +46,7 @@ fn a_request_costs_no_more_instructions_than_it_did() {
     let each = (more - fewer) / 2000;
     println!("{each} instructions for one request; {MEASURED} were measured");
     assert!(
-        each <= MEASURED * 13 / 10,
+        each <= MEASURED * 23 / 20,
         "{each} instructions for one request, where {MEASURED} were measured"
     );
 }
