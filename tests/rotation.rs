@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use harness::{Load, Pace, Plan, Server, Signal, Site, programs, under_each_class, wait_for};
+use harness::{Load, Pace, Plan, Server, Signal, Site, process, programs, under_each_class, wait_for};
 use nix::unistd::{User, geteuid};
 
 /// How often each log is moved away.
@@ -143,7 +143,7 @@ fn where_only_root_may_make_files_the_master_makes_both_logs() {
     let launch = site.launch().workers(2).with(|settings| {
         settings.text("user", "nobody").text("accesslog", "log/access.log");
     });
-    let server = launch.start();
+    let mut server = launch.start();
     let workers = server.wait_workers(2);
     for number in 0..2 {
         assert_eq!(server.get("/version").status, 200);
@@ -153,13 +153,22 @@ fn where_only_root_may_make_files_the_master_makes_both_logs() {
         assert_eq!(owner(&site.join("error.log")), u32::try_from(nobody).ok());
     }
     assert_eq!(server.get("/version").status, 200);
+    wait_for("the line of the third request", || site.read("log/access.log").lines().count() == 1);
+    // A worker that is born between the rename and the signal finds no log, and must not fail for that.
+    fs::rename(site.join("log/access.log"), site.join("log/access.log.2")).expect("it is there");
+    site.mine("log/access.log.2");
+    server.expect_error("SIGKILL");
+    process::send(workers[0], Signal::SIGKILL);
+    wait_for("the next worker and its log", || {
+        server.workers().iter().any(|pid| !workers.contains(pid)) && site.join("log/access.log").exists()
+    });
     site.mine("log/access.log");
     // The harness reads one file.
     let all: String =
         ["error.log.0", "error.log.1", "error.log"].iter().map(|name| site.read(name)).collect();
     fs::write(site.join("error.log"), all).expect("it is ours");
     server.finish();
-    let lines = ["log/access.log.0", "log/access.log.1", "log/access.log"]
+    let lines = ["log/access.log.0", "log/access.log.1", "log/access.log.2"]
         .map(|name| site.read(name).lines().count());
     assert_eq!(lines, [1, 1, 1]);
 }

@@ -1008,6 +1008,9 @@ fn each_process_says_what_it_is_also_under_a_master_that_was_executed_by_another
     // The name that killall(1) goes by is the program's, and the master's alone.
     let own = |pid| title(pid) == "rgunicorn: master [shop]" && short_title(pid) == "rgunicorn";
     wait_for("both masters' titles", || own(old) && own(heir));
+    // The title is shorter than the command line was: the environment is still where everybody looks for it.
+    let variables = fs::read(format!("/proc/{heir}/environ")).expect("it lives");
+    assert!(String::from_utf8_lossy(&variables).contains("SHOP=open\0"));
     server.signal(Signal::SIGQUIT);
     assert_eq!(server.wait_end_alone().code(), Some(0));
     wait_for("the promotion", || site.read("pid") == format!("{heir}\n"));

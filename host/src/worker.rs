@@ -152,6 +152,10 @@ pub(crate) fn settle(
     logging::set_style(generation.config.log_format, generation.config.syslog.as_ref());
     logging::configure(&generation.config.errorlog, generation.config.loglevel, owner)
         .map_err(|error| boot(error.to_string()))?;
+    // A log that was moved away a moment ago, before USR1: only root may make it where only root may make files.
+    if let Some(target) = &generation.config.accesslog {
+        logging::try_open(target, owner).map_err(|error| boot(error.to_string()))?;
+    }
     if generation.config.capture_output {
         logging::capture_output().map_err(|error| system("dup2", &error))?;
     }

@@ -2,8 +2,9 @@
 //!
 //! Owns the memory in which the kernel put arguments and environment, which is where the kernel reads the title from
 //! (proc(5), `cmdline`). Does not own what the title says. Easily got wrong: whoever writes there destroys the strings
-//! that `argv` and `environ` point at. So [`take_over`] moves all of them away first, and `std::env` works as before;
-//! `/proc/PID/environ` does not, it shows what is left of the environment after the title.
+//! that `argv` and `environ` point at. So [`take_over`] moves all of them away first, and `std::env` works as before.
+//! `/proc/PID/environ` does too as long as the title is no longer than the arguments were; then it begins with the rest of
+//! the title, as with other servers that have titles.
 //!
 //! The kernel shows the area of the arguments up to its end; only when the last octet of that area is not NUL does it
 //! read on into the environment, up to the first NUL. So a title may be longer than the command line was.
@@ -11,29 +12,40 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 unsafe extern "C" {
     /// The environment, as every library of the process sees it (environ(7)).
     static mut environ: *mut *mut c_char;
 }
 
-/// Arguments and environment, one behind the other, for as long as the process lives.
-static AREA: OnceLock<&'static [AtomicU8]> = OnceLock::new();
+/// Where the kernel reads titles from.
+struct Area {
+    /// Arguments and environment, one behind the other, for as long as the process lives.
+    octets: &'static [AtomicU8],
+    /// How much of it is a title's: what the arguments had, or more if a title was longer.
+    used: AtomicUsize,
+}
+
+static AREA: OnceLock<Area> = OnceLock::new();
 
 /// Master: makes the area ours, once, as early as possible: no other thread may read the environment meanwhile.
 /// Without /proc nothing is done, and titles stay what they are.
 pub fn take_over() {
     let Some(cells) = pointers() else { return };
     let Some(begin) = cells.first().map(|(_, text)| *text) else { return };
-    let mut length = 0;
-    for (cell, text) in cells {
+    let count = std::env::args_os().count();
+    let (mut length, mut arguments) = (0, 0);
+    for (index, (cell, text)) in cells.into_iter().enumerate() {
         if text != begin.wrapping_add(length) {
             break; // A string that lies elsewhere is not in the way.
         }
         // SAFETY: execve(2) has put a NUL-terminated string there, and nothing has written there since.
         let text = unsafe { CStr::from_ptr(text) };
         length += text.count_bytes() + 1;
+        if index < count {
+            arguments = length;
+        }
         // Leaked: these are the arguments and the environment from now on.
         let copy = text.to_owned().into_raw();
         // SAFETY: a cell of the array that execve(2) has made on the stack, which is writable; no other thread is
@@ -42,9 +54,9 @@ pub fn take_over() {
     }
     // SAFETY: `length` octets of strings that follow each other, above the first frame of the stack, which never goes.
     // Nobody points there any more, and single octets need no alignment.
-    let area = unsafe { std::slice::from_raw_parts(begin.cast::<AtomicU8>(), length) };
+    let octets = unsafe { std::slice::from_raw_parts(begin.cast::<AtomicU8>(), length) };
     // A second call would find the copies; it changes nothing.
-    let _ = AREA.set(area);
+    let _ = AREA.set(Area { octets, used: AtomicUsize::new(arguments) });
 }
 
 /// The cells of the array of arguments and environment that execve(2) made, each with the string it points at; without
@@ -124,9 +136,12 @@ impl Role {
 pub fn set(role: Role, name: &str) {
     let Some(area) = AREA.get() else { return };
     let title = format!("rgunicorn: {} [{name}]", role.word());
-    let octets = title.bytes().filter(|octet| *octet != 0).take(area.len().saturating_sub(1));
-    let octets = octets.chain(std::iter::repeat(0));
-    for (cell, octet) in area.iter().zip(octets) {
+    let text = title.bytes().filter(|octet| *octet != 0).take(area.octets.len().saturating_sub(1));
+    let text: Vec<u8> = text.chain([0]).collect();
+    // Over all of the arguments, and over what is left of a longer title; no further into the environment than needed.
+    let end = area.used.fetch_max(text.len(), Ordering::Relaxed).max(text.len());
+    let text = text.into_iter().chain(std::iter::repeat(0));
+    for (cell, octet) in area.octets[..end].iter().zip(text) {
         cell.store(octet, Ordering::Relaxed);
     }
     if role != Role::Master
