@@ -265,7 +265,9 @@ fn execute(server: &Server<'_>) -> i32 {
 fn a_new_master_is_executed_when_the_hook_was_heard() {
     for (how, least) in [("", Duration::ZERO), ("hang", Duration::from_secs(4))] {
         let site = Site::new("pre_exec");
-        let mut server = launch(&site, &[&format!("FX_HOOK=pre_exec:{how}")]).everywhere().start();
+        let preload = [("preload_app", "true")];
+        let launch = launch(&site, &[&format!("FX_HOOK=pre_exec:{how}")]).settings(&preload);
+        let mut server = launch.everywhere().workers(2).start();
         let first = hook_process(&server);
         let load = Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(10)));
         let begin = Instant::now();
@@ -276,6 +278,10 @@ fn a_new_master_is_executed_when_the_hook_was_heard() {
         server.signal(Signal::SIGTERM);
         assert_eq!(server.wait_end_alone().code(), Some(0));
         server.wait_log("Master has been promoted.");
+        // The one that left told its end, unless it hangs; the other one has begun anew.
+        let last = told_apart(&site, first).pop();
+        assert_eq!(last.as_deref(), Some(if how == "hang" { "pre_exec" } else { "on_exit" }));
+        assert_eq!(told_apart(&site, hook_process(&server))[0], "on_starting");
         load.more(20);
         load.stop().expect_flawless();
         server.finish_heir(heir);
@@ -465,6 +471,50 @@ fn an_application_may_have_hooks_with_it() {
     // As a hook library alone it is not taken.
     let ended = launch(&site, &[]).with(|settings| _ = settings.list("hooks", &["own.so"])).start_in_vain();
     assert!(ended.stderr.contains("own.so: it is an application, not a hook library"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_new_build_of_hooks_is_a_reason_to_reload() {
+    let site = Site::new("watch");
+    let server = launch(&site, &[]).args(&["--reload"]).start();
+    hook_process(&server);
+    site.install(programs().fixture("hooks"), "hooks.so");
+    assert!(server.wait_verdict(0).starts_with("Reloaded: "));
+    let line = server.wait_log("Worker reloading: ");
+    assert!(line.ends_with("hooks.so modified"), "{line}");
+    server.finish();
+}
+
+/// The line of a process's status that begins with a word.
+fn status_of(pid: i32, word: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_default();
+    line.trim_start_matches(':').trim().to_owned()
+}
+
+#[test]
+fn template_and_hook_process_have_titles_and_no_more_rights_than_a_worker() {
+    let site = Site::new("rights");
+    let server = launch(&site, &[]).settings(&[("preload_app", "true")]).start();
+    let apart = hook_process(&server);
+    let (worker, children) = (server.workers()[0], server.children());
+    let title = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+        String::from_utf8_lossy(&words).trim_end_matches('\0').to_owned()
+    };
+    let mut titles: Vec<String> = children.iter().map(title).collect();
+    titles.sort();
+    let roles = ["hook process", "template", "worker"];
+    assert_eq!(titles, roles.map(|role| format!("rgunicorn: {role} [app.so:app]")));
+    for pid in &children {
+        for word in ["NoNewPrivs", "Uid", "Gid", "Groups", "CapEff"] {
+            assert_eq!(status_of(*pid, word), status_of(worker, word), "{word} of {}", title(pid));
+        }
+        assert_eq!(status_of(*pid, "NoNewPrivs"), "1");
+    }
+    // It holds no socket that the master may want to close.
+    assert!(process::sockets(apart).is_disjoint(&process::listening(server.address().port())));
+    server.finish();
 }
 
 #[test]

@@ -101,7 +101,8 @@ impl Setup {
         let mut setup =
             Self { inotify, watched: Watched { directories: Vec::new(), own: own_files(config) } };
         let plugins = config.mounts.iter().map(|mount| &mount.application.file);
-        for file in plugins.chain([&config.worker_class.file]).chain(&config.file) {
+        let plugins = plugins.chain([&config.worker_class.file]).chain(&config.hooks);
+        for file in plugins.chain(&config.file) {
             setup.watch_file(file)?;
         }
         config.reload_extra_files.files.iter().try_for_each(|file| setup.watch_file(file))?;
