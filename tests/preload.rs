@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use harness::{Load, Plan, Server, Signal, Site, process, programs, wait_for, within};
+use harness::{Crowd, Load, Manner, Plan, Server, Signal, Site, process, programs, wait_for, within};
 
 /// What "at once" may take at most here.
 const AT_ONCE: Duration = Duration::from_millis(2000);
@@ -404,4 +404,130 @@ fn a_storm_of_signals_leaves_the_right_number_of_workers() {
     assert_eq!((server.workers().len(), templates(&server).len()), (3, 1));
     load.stop().expect_flawless();
     server.finish();
+}
+
+#[test]
+fn the_memory_of_the_template_is_not_the_workers() {
+    let site = Site::new("memory");
+    let server =
+        fixture(&site, &[&format!("FX_BYTES={BYTES}")]).settings(&[("max_worker_memory", "\"32M\"")]).start();
+    let (old, template) = (server.workers()[0], template(&server));
+    assert_eq!(server.text("/sum"), (7 * BYTES).to_string());
+    let load = Load::start(server.address(), Plan::pids(2).paced(Duration::from_millis(5)));
+    assert_eq!(server.text("/grow"), "grown");
+    server.wait_gone(old);
+    load.more(20);
+    load.stop().expect_flawless();
+    // The first look found nothing: else there would have been no second one.
+    assert!(server.messages("Autorestarting worker: it has ").len() == 1);
+    wait_for("one worker and the template", || server.children().len() == 2);
+    assert_eq!(templates(&server), [template]);
+    assert_eq!(traced(&site, "create").len(), 2);
+    server.finish();
+}
+
+#[test]
+fn term_answers_all_who_were_let_in() {
+    let site = Site::new("term");
+    let mut server = preloaded(&site).workers(2).start();
+    let template = template(&server);
+    let mut crowd = Crowd::default();
+    crowd.join(server.address(), 12, &Manner::asks("GET /sleep?ms=300 HTTP/1.1\r\nHost: test\r\n\r\n"));
+    crowd.until("everybody to have asked", Crowd::has_said_all);
+    server.signal(Signal::SIGTERM);
+    wait_for("the template to go at once", || !process::runs(template));
+    crowd.until("all answers", |crowd| crowd.open() == 0);
+    for client in crowd.clients() {
+        assert_eq!(client.status(), Some(200), "{:?}", client.end());
+    }
+    assert_eq!(server.wait_end().0.code(), Some(0));
+    server.check_log();
+    assert_eq!(site.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_new_master_makes_a_template_of_its_own_and_nobody_is_lost() {
+    let site = Site::new("usr2");
+    let mut server = preloaded(&site).workers(2).pidfile().everywhere().start();
+    let old = template(&server);
+    let loads: Vec<Load> =
+        server.addresses().iter().map(|address| Load::start(address, Plan::versions(2))).collect();
+    server.signal(Signal::SIGUSR2);
+    wait_for("another template", || templates(&server).len() == 2);
+    server.wait_log(") is ready");
+    wait_for("the new pid file", || site.join("pid.2").exists());
+    let heir: i32 = site.read("pid.2").trim().parse().expect("a pid");
+    let workers = || process::children(heir).into_iter().filter(|child| child.state != 'Z').count();
+    wait_for("two workers and a template beside the others", || workers() == 3);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_end_alone().code(), Some(0));
+    server.wait_log("Master has been promoted.");
+    wait_for("the old template to be gone", || !process::runs(old) && templates(&server).len() == 1);
+    assert_eq!(process::find(template(&server)).map(|template| template.parent), Some(heir));
+    for load in loads {
+        load.more(50);
+        load.stop().expect_flawless();
+    }
+    server.finish_heir(heir);
+}
+
+#[test]
+fn a_death_is_explained_as_any_other() {
+    let site = Site::new("crash");
+    let mut server = preloaded(&site).start();
+    let old: i32 = server.text("/pid").parse().expect("a pid");
+    let _ = server.address().get("/segv?secret=no");
+    let line = server.wait_log("was sent SIGSEGV!");
+    let library = site.join("app.so").display().to_string();
+    for part in
+        [&format!("Worker (pid:{old})"), "generation 1, age 1, while serving", &library, "in GET /segv"]
+    {
+        assert!(line.contains(part), "{part:?} is not in {line:?}");
+    }
+    server.wait_workers(1);
+    assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
+    server.expect_error("SIGSEGV");
+    server.finish();
+}
+
+#[test]
+fn several_queues_are_kept_and_served_with_a_template() {
+    let site = Site::new("reuse_port");
+    let mut server = preloaded(&site).workers(3).args(&["--reuse-port"]).start();
+    let first = process::listening(server.address().port());
+    assert_eq!(first.len(), 3);
+    let load = Load::start(server.address(), Plan::versions(6));
+    server.signal(Signal::SIGTTOU);
+    server.wait_workers(2);
+    load.more(200);
+    server.configure(|settings| _ = settings.raw("workers", "4"));
+    server.reload_well();
+    server.wait_workers(4);
+    load.more(200);
+    let report = load.stop();
+    report.expect_flawless();
+    assert_eq!(report.connections, report.answered(), "each connection that was opened was answered");
+    let more = process::listening(server.address().port());
+    assert!(more.len() == 4 && more.is_superset(&first), "{first:?} {more:?}");
+    server.finish();
+}
+
+#[test]
+fn a_new_build_is_seen_and_workers_ask_for_replacement_in_turn() {
+    let site = Site::new("watch");
+    let settings = [("max_requests", "10"), ("recycle_interval", "0.2")];
+    let mut server = preloaded(&site).workers(2).args(&["--reload"]).settings(&settings).start();
+    let load = Load::start(server.address(), Plan::versions(2));
+    let (old, first) = (template(&server), server.workers());
+    wait_for("both workers to be replaced", || !first.iter().any(|pid| process::runs(*pid)));
+    assert_eq!(templates(&server), [old], "by the same template");
+    site.install(programs().inspect(2), "app.so");
+    assert!(server.wait_verdict(0).starts_with("Reloaded: "));
+    server.wait_gone(old);
+    // One that has just been told to leave may answer once more.
+    wait_for("the new build", || server.text("/version") == "INSPECT-VERSION:2");
+    load.stop().expect_flawless();
+    let (status, _) = server.stop(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0), "{status}");
+    server.check_log();
 }

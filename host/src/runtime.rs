@@ -410,8 +410,11 @@ impl Runtime {
         if !self.go.load(Ordering::Acquire) {
             return;
         }
-        let finding = memory.look(Instant::now(), memory::own);
         let limit = self.generation.config.max_worker_memory.unwrap_or(0);
+        let own = || {
+            if self.generation.config.preload { memory::own_beside_template(limit) } else { memory::own() }
+        };
+        let finding = memory.look(Instant::now(), own);
         match finding {
             None => {}
             Some(Finding::Over(octets)) => {
