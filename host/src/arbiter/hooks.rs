@@ -39,6 +39,8 @@ const FIRST_SLOT: usize = PROBE_SLOT + 1 + TEMPLATES;
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last events may take.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
+/// Answers of one process that are heard in one turn of the loop.
+const MOST_ANSWERS: usize = 64;
 /// When another process is tried after one that died.
 const RESPAWN: Duration = Duration::from_secs(1);
 
@@ -301,7 +303,9 @@ impl Arbiter {
         let mut heard = Vec::new();
         for post in self.attendants.posts.values_mut() {
             let Some((process, _)) = &mut post.process else { continue };
-            while let Ok(Some((number, verdict))) = process.answer() {
+            // One that has run wild must not keep the loop.
+            for _ in 0..MOST_ANSWERS {
+                let Ok(Some((number, verdict))) = process.answer() else { break };
                 post.answered = Some(now);
                 post.given_up = post.given_up.filter(|last| *last != number);
                 // One that is not there was given up, or nobody wants to know any more.

@@ -30,7 +30,9 @@ use crate::template::{Order, Report, Template};
 pub(super) const TEMPLATES: usize = 8;
 /// Their slots on the scoreboard, behind the probe's.
 const FIRST_SLOT: usize = PROBE_SLOT + 1;
-/// How long a template may take to fork one worker: a matter of milliseconds.
+/// Reports of one template that are heard in one turn of the loop.
+const MOST_REPORTS: usize = 64;
+/// How long a template may take to fork one worker: a matter of milliseconds, more with much memory.
 const ORDER_LIMIT: Duration = Duration::from_secs(5);
 /// How long one that is not wanted any more has to answer what is open.
 const DISMISS_GRACE: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ struct Process {
     boot_deadline: Option<Instant>,
     /// What it was asked for and has not answered, each with the time when it was.
     open: Vec<(Request, Instant)>,
+    /// When it last answered.
+    answered: Option<Instant>,
     /// It is not wanted any more, since then.
     dismissed: Option<Instant>,
     /// It was killed for what it did not do; what that was.
@@ -89,7 +93,11 @@ impl Process {
         match (self.dismissed, self.ready) {
             (Some(since), _) => Some(since + DISMISS_GRACE),
             (None, None) => self.boot_deadline,
-            (None, Some(_)) => self.open.first().map(|(_, since)| *since + ORDER_LIMIT),
+            // They are answered one after the other.
+            (None, Some(_)) => {
+                let since = self.open.first().map(|(_, since)| *since)?;
+                Some(self.answered.map_or(since, |answered| answered.max(since)) + ORDER_LIMIT)
+            }
         }
     }
 
@@ -266,6 +274,7 @@ impl Arbiter {
                     ready: None,
                     boot_deadline,
                     open: Vec::new(),
+                    answered: None,
                     dismissed: None,
                     late: None,
                 });
@@ -306,10 +315,12 @@ impl Arbiter {
         }
     }
 
-    fn hear_template(&mut self, generation: u64, now: Instant) {
-        while let Some(process) = self.templates.process_mut(generation) {
+    /// Whether there may be more to hear. A template that has run wild must not keep the loop.
+    fn hear_template(&mut self, generation: u64, now: Instant) -> bool {
+        for _ in 0..MOST_REPORTS {
+            let Some(process) = self.templates.process_mut(generation) else { return false };
             let understood = match process.template.receive() {
-                Ok(None) => return,
+                Ok(None) => return false,
                 Ok(Some(Report::Ready)) => {
                     process.ready = Some(now);
                     let took = now.saturating_duration_since(process.started);
@@ -320,7 +331,7 @@ impl Arbiter {
                     true
                 }
                 Ok(Some(Report::Born(order, pid))) => self.worker_is_born(generation, order, pid, now),
-                Ok(Some(Report::Failed(order, why))) => match self.take_open(generation, order) {
+                Ok(Some(Report::Failed(order, why))) => match self.take_open(generation, order, now) {
                     Some(_) => {
                         self.scoreboard.release(order.slot);
                         log::error!("cannot fork a worker: {why}; trying again");
@@ -340,15 +351,17 @@ impl Arbiter {
                     process.template.pid
                 );
                 process.kill("talk sense");
-                return;
+                return false;
             }
         }
+        true
     }
 
-    fn take_open(&mut self, generation: u64, order: Order) -> Option<Request> {
-        let open = &mut self.templates.process_mut(generation)?.open;
-        let index = open.iter().position(|(request, _)| request.order == order)?;
-        Some(open.remove(index).0)
+    fn take_open(&mut self, generation: u64, order: Order, now: Instant) -> Option<Request> {
+        let process = self.templates.process_mut(generation)?;
+        let index = process.open.iter().position(|(request, _)| request.order == order)?;
+        process.answered = Some(now);
+        Some(process.open.remove(index).0)
     }
 
     /// A worker was forked. It may be dead by now, or not wanted any more. False if there cannot be such a worker.
@@ -362,7 +375,7 @@ impl Arbiter {
         if known || !lives && died.is_none() {
             return false;
         }
-        let Some(request) = self.take_open(generation, order) else { return false };
+        let Some(request) = self.take_open(generation, order, now) else { return false };
         let Order { slot, age } = order;
         self.scoreboard.view(slot).set_pid(pid);
         self.scoreboard.facts().count_spawn();
@@ -398,7 +411,7 @@ impl Arbiter {
         let found = self.templates.by_generation.iter().find(|(_, nursery)| is_its(nursery));
         let Some(generation) = found.map(|(generation, _)| *generation) else { return false };
         // Its last word may be a birth; what it has not told of by now has never gone on.
-        self.hear_template(generation, now);
+        while self.hear_template(generation, now) {}
         let Some(nursery) = self.templates.by_generation.get_mut(&generation) else { return true };
         let Some(process) = nursery.process.take() else { return true };
         let view = self.scoreboard.view(process.slot);
