@@ -178,3 +178,35 @@ fn name(hook: u32) -> &'static str {
         _ => "post_request",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/HOOKS.md");
+
+    #[test]
+    fn every_hook_of_gunicorn_has_a_row() {
+        let list = include_str!("settings/gunicorn_27.txt");
+        let of_hooks = |section: &&str| section.lines().next().is_some_and(|title| title.ends_with("Hooks"));
+        let lines = list.split("\n## ").filter(of_hooks).flat_map(|section| section.lines().skip(1));
+        let names: Vec<&str> = lines.filter_map(|line| line.split('\t').next()).collect();
+        assert_eq!(names.len(), 20, "the list is not read any more: {names:?}");
+        for name in names {
+            let there = PAGE.lines().any(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+            assert!(there, "docs/HOOKS.md has no row for {name}");
+        }
+    }
+
+    #[test]
+    fn every_hook_has_a_name_of_its_own_and_runs_where_it_belongs() {
+        let names: std::collections::BTreeSet<&str> = (0..=abi::HOOK_PRE_EXEC).map(name).collect();
+        assert_eq!(names.len(), 1 + abi::HOOK_PRE_EXEC as usize);
+        for name in &names {
+            let row = PAGE.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/HOOKS.md has no row for {name}"));
+            assert_eq!(row.contains("| adapted |"), MASTER_HOOKS.contains(name), "{row}");
+        }
+        assert!(MASTER_HOOKS.iter().all(|name| names.contains(name)));
+    }
+}
