@@ -124,6 +124,9 @@ fn on_reload_can_refuse_a_reload() {
     }
 }
 
+/// What the log says when a hook has had its time.
+const GIVEN_UP: &str = "has not answered within 5s";
+
 #[test]
 fn a_hook_that_does_not_answer_has_not_refused() {
     let site = Site::new("deadline");
@@ -152,7 +155,7 @@ fn a_hook_that_does_not_answer_has_not_refused() {
     let (status, _) = server.stop(Signal::SIGTERM);
     assert_eq!(status.code(), Some(0), "{status}");
     eprintln!("ended {:.1?} after TERM", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(server.messages(GIVEN_UP).len(), 1, "it waited for the second answer");
     server.check_log();
 }
 
@@ -206,23 +209,21 @@ fn a_pre_fork_that_hangs_costs_its_time_once() {
     let load = Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(10)));
     server.configure(|settings| configure(&site, settings, &["FX_HOOK=pre_fork:hang"]));
     // The process of the new generation dies while it is asked: that is an answer.
-    let begin = Instant::now();
     let before = server.verdicts().len();
     server.signal(Signal::SIGHUP);
     wait_for("a question", || site.read("trace").lines().any(|line| line.ends_with("age=3 generation=2")));
     process::send(asked(&server, &site, "pre_fork", 2), Signal::SIGKILL);
     let verdict = server.wait_verdict(before);
     assert!(verdict.starts_with("Reloaded: "), "{verdict}");
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(server.messages(GIVEN_UP), Vec::<String>::new());
     // The next one is not asked in vain more than once.
     wait_for("another process", || server.messages("Booting hook process").len() == 3);
     server.signal(Signal::SIGTTIN);
     server.wait_log("The hook pre_fork has not answered within 5s");
     server.wait_workers(3);
-    let begin = Instant::now();
     server.signal(Signal::SIGTTIN);
     server.wait_workers(4);
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(server.messages(GIVEN_UP).len(), 1);
     load.stop().expect_flawless();
     server.expect_error("SIGKILL");
     server.finish();
@@ -247,7 +248,8 @@ fn a_start_that_waits_for_a_hook_is_stopped_at_once() {
     let is_asked = |_: &[_]| site.read("trace").contains("pre_fork");
     let (ended, time) = launch.start_and_stop(Signal::SIGTERM, is_asked);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
-    assert!(time < Duration::from_secs(4) && ended.processes.is_empty(), "{time:?}");
+    eprintln!("ended {time:.1?} after TERM");
+    assert!(!ended.stderr.contains(GIVEN_UP) && ended.processes.is_empty(), "{}", ended.stderr);
 }
 
 /// USR2, and the new master's process id.
@@ -383,7 +385,7 @@ fn an_int_to_a_worker_is_told_before_its_end() {
 #[test]
 fn a_stuck_worker_is_told_of_its_abort() {
     let site = Site::new("abort");
-    let mut server = launch(&site, &[]).with(|settings| _ = settings.raw("timeout", "1")).start();
+    let mut server = launch(&site, &[]).with(|settings| _ = settings.raw("timeout", "3")).start();
     let worker = server.workers()[0];
     let mut stuck = Connection::open(server.address()).expect("it listens");
     stuck.send_get("/sleep?ms=60000").expect("it reads");

@@ -123,7 +123,7 @@ fn a_killed_worker_is_replaced_from_the_template() {
         server.wait_gone(old);
     }
     eprintln!("a worker was replaced within {slowest:.1?} (wanted: 50 ms)");
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    assert!(slowest < AT_ONCE, "{slowest:?}");
     server.wait_workers(4);
     assert_eq!((traced(&site, "create").len(), templates(&server)), (2, vec![template]));
     server.finish();
@@ -238,12 +238,17 @@ const FAULTS: [(&str, i32, &str); 6] = [
     ("start:fail", 4, "inspect: asked to fail"),
 ];
 
+/// Only the one that hangs meets its end by it; the probe before it must not, however busy the machine is.
+fn boot_timeout(mode: &str) -> &'static str {
+    if mode == "hang" { "8" } else { "60" }
+}
+
 #[test]
 fn a_fault_that_only_the_template_meets_ends_the_first_start() {
     for (mode, exit_code, says) in FAULTS {
         let site = Site::new("first_start");
         let launch = preloaded(&site).workers(2).with(|settings| {
-            settings.init(&format!("probe-ok:{mode}")).raw("boot_timeout", "2");
+            settings.init(&format!("probe-ok:{mode}")).raw("boot_timeout", boot_timeout(mode));
         });
         let ended = launch.start_in_vain();
         assert_eq!(ended.status.code(), Some(exit_code), "{mode}: {}", ended.stderr);
@@ -262,7 +267,7 @@ fn a_fault_that_only_the_template_meets_refuses_the_reload() {
     let load = Load::start(server.address(), Plan::versions(2));
     for (mode, _, says) in FAULTS {
         server.configure(|settings| {
-            settings.init(&format!("probe-ok:{mode}")).raw("boot_timeout", "2");
+            settings.init(&format!("probe-ok:{mode}")).raw("boot_timeout", boot_timeout(mode));
         });
         let verdict = server.reload();
         assert!(verdict.starts_with("Reload refused") && verdict.contains(says), "{mode}: {verdict}");
