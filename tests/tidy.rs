@@ -19,6 +19,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("examples/inspect/src/bad_abi.rs", "a symbol that is wrong on purpose"),
     ("examples/inspect/src/crash.rs", "crashes on demand"),
     ("tests/fixtures/bad_constructor/src/lib.rs", "a constructor of a library, and what it breaks"),
+    ("tests/fixtures/marked/src/lib.rs", "an allocator that knows its own blocks"),
     ("tests/fixtures/neighbour/src/lib.rs", "a call into the library beside it"),
     ("tests/fixtures/neighbour/helper/lib.rs", "a symbol for the library beside it"),
     ("tests/fixtures/no_note/src/lib.rs", "a symbol, so that it is a library at all"),
