@@ -114,7 +114,8 @@ impl<'x> WorkerFacts<'x> {
         self.host.settings()
     }
 
-    /// A setting of the server as text, by Gunicorn's name for it.
+    /// A setting of the server as text, by Gunicorn's name for it; `None` for one that the host does not know, and
+    /// where it tells none.
     #[must_use]
     pub fn server_setting(&self, name: &str) -> Option<&'x str> {
         self.host.server_setting(name)
@@ -260,7 +261,7 @@ impl App {
         self
     }
 
-    /// Runs when the worker stops accepting.
+    /// Runs when the worker stops accepting, where the host announces that.
     #[must_use]
     pub fn on_drain<F: Fn() + Send + Sync + 'static>(mut self, drain: F) -> Self {
         self.drain = Some(Box::new(drain));

@@ -248,7 +248,8 @@ impl AsyncRequest {
         .await;
     }
 
-    /// Whether the request is over `request_timeout`, or the exchange has ended.
+    /// Whether the request is over `request_timeout`, or the exchange has ended. A worker class that cannot tell the
+    /// first says no.
     #[must_use]
     pub fn expired(&self) -> bool {
         self.gate.with(|open| open.request().expired()).unwrap_or(true)

@@ -298,6 +298,7 @@ impl<'x> Request<'x> {
     }
 
     /// Whether the request is over `request_timeout`: the client has its 504, further work is wasted.
+    /// Always `false` where the worker class cannot tell.
     #[must_use]
     pub fn expired(&self) -> bool {
         self.handle.expired()

@@ -177,7 +177,7 @@ impl Stream<'_> {
         self.handle.shutdown()
     }
 
-    /// The descriptor, where octets travel on one as they are (not under TLS).
+    /// The descriptor, where octets travel on one as they are (not under TLS) and the worker class tells it.
     #[must_use]
     pub fn fd(&self) -> Option<i32> {
         self.handle.fd()

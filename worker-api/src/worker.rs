@@ -311,7 +311,8 @@ impl Host {
         self.handle.request_abandoned(token);
     }
 
-    /// An abandoned call has come back after all. Nothing else is to be reported about its request.
+    /// An abandoned call has come back after all. Nothing else is to be reported about its request. A host that does
+    /// not want to know takes no notice.
     pub fn request_recovered(&self, token: u64) {
         self.handle.request_recovered(token);
     }

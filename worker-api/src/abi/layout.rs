@@ -81,6 +81,20 @@ fn every_root_is_printed_and_fits_itself() {
     }
 }
 
+/// The bits that tell which functions of a table are there are 64.
+#[test]
+fn no_table_outgrows_its_bits() {
+    let mut found = BTreeMap::new();
+    for (_, root) in ROOTS {
+        collect(root, &mut found);
+    }
+    let tables = found.values().filter(|layout| matches!(layout.data(), TLData::PrefixType(_)));
+    let sizes: Vec<(String, usize)> =
+        tables.map(|table| (table.full_type().to_string(), fields(table).len())).collect();
+    assert!(sizes.len() > ROOTS.len(), "{sizes:?}");
+    assert!(sizes.iter().all(|(_, functions)| *functions <= 64), "make an extension instead: {sizes:?}");
+}
+
 #[test]
 fn only_lines_that_go_or_move_are_lost() {
     assert_eq!(lines_lost("a\nb\n", "a\nx\nb\ny\n"), Vec::<&str>::new());
