@@ -81,9 +81,14 @@ fn every_root_is_printed_and_fits_itself() {
     }
 }
 
-/// The bits that tell which functions of a table are there are 64.
+/// The bits that tell which functions of a table are there are 64; and what is not there is `None`.
 #[test]
-fn no_table_outgrows_its_bits() {
+fn no_table_outgrows_its_bits_or_panics_where_a_function_is_missing() {
+    let panics = include_str!("../abi.rs").contains("missing_field(panic)");
+    assert!(
+        !panics,
+        "a function that is missing is absent: without this attribute its accessor returns an Option"
+    );
     let mut found = BTreeMap::new();
     for (_, root) in ROOTS {
         collect(root, &mut found);
