@@ -185,7 +185,7 @@ fn compiled_rows() -> Vec<Row> {
             |site, file| {
                 compile(site, file, APP, "const char RGUNICORN_APP_V1[4096] = \"something else\";", &[])
             },
-            "cannot load the application {}: what its symbol RGUNICORN_APP_V1 leads to is not an interface of \
+            "cannot load the application {}: what its symbol leads to is not an interface of \
              rgunicorn-worker-api 1.x; rebuild it with that crate",
         ),
     ]

@@ -57,15 +57,6 @@ impl Kind {
         }
     }
 
-    /// The symbol that leads to its table.
-    fn symbol(self) -> &'static str {
-        match self {
-            Self::WorkerClass => WORKER_SYMBOL,
-            Self::Application => APP_SYMBOL,
-            Self::Hooks => HOOK_SYMBOL,
-        }
-    }
-
     /// The note's word for it.
     fn word(self) -> &'static str {
         match self {
@@ -297,9 +288,7 @@ fn refused(image: &Image, kind: Kind, refusal: Refusal) -> PluginError {
     let (why, details) = match refusal {
         Refusal::Header(text) => (
             format!(
-                "what its symbol {} leads to is not an interface of rgunicorn-worker-api {}.x; rebuild it with that \
-                 crate",
-                kind.symbol(),
+                "what its symbol leads to is not an interface of rgunicorn-worker-api {}.x; rebuild it with that crate",
                 abi::ABI_MAJOR
             ),
             text,
