@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::{CliError, Invocation, Values};
 use crate::certify;
 use crate::inspect::{self, Asked};
+use crate::settings::{Place, SETTINGS};
 
 /// What each tool is called.
 const INSPECT: &str = "inspect";
@@ -195,13 +196,14 @@ fn inspect_request(matches: &ArgMatches) -> Result<Invocation, CliError> {
 // ---------------------------------------------------------------------------------------------------------------
 
 fn check_command() -> Command {
+    let settings = SETTINGS.iter().filter(|setting| setting.place != Place::CommandLine);
     tool(CHECK, "Does what a start with the same words would do, but for binding and serving, and says what comes of it.")
         .override_usage("rgunicorn check [OPTIONS] [APP]")
         .after_help(
-            "Takes all options of the server: 'rgunicorn --help' lists them. The exit code is that of the start: 0 if \
-             it would serve, 1 for settings and files, 2 for words that cannot be understood, 3 for the worker class \
-             and for what dies or hangs, 4 for the application.",
-        )
+            "The exit code is that of a start with the same words: 0 if it would serve, 1 for settings and files, 2 for \
+             words that cannot be understood, 3 for the worker class and for what dies or hangs, 4 for the application.",
+    )
+    .args(settings.map(super::argument))
 }
 
 fn parse_check(words: &[String]) -> Result<Invocation, CliError> {
@@ -297,7 +299,7 @@ mod tests {
             ),
             ("inspect", "a.so --boot-timeout 0", "--boot-timeout takes a number of seconds"),
             ("inspect", "a.so --loud", "there is no option '--loud'"),
-            ("certify", "", "-k, --worker-class <CLASS> is missing"),
+            ("certify", "", "--worker-class <CLASS> is missing"),
             ("inspect", "a.so --load --against 1.0", "--load asks this rgunicorn"),
         ];
         for (tool, line, part) in cases {

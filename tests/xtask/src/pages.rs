@@ -61,6 +61,10 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
     ("FILES", &[("./rgunicorn.toml", "The configuration file, unless --config names another one.")]),
 ];
 
+/// Tools with a page of their own.
+const TOOLS: &[(&str, &str)] =
+    &[("inspect", "rgunicorn-inspect.1"), ("check", "rgunicorn-check.1"), ("certify", "rgunicorn-certify.1")];
+
 /// Writes all of them into a directory, which is made if it is not there.
 pub(crate) fn write(directory: &Path) -> Result<(), String> {
     let fail = |error: io::Error| format!("cannot write into {}: {error}", directory.display());
@@ -84,6 +88,9 @@ fn pages() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     }
     pages.push(("rgunicorn.1", manual()?));
     pages.push(("rgunicorn-ctl.1", manual_of_control()?));
+    for (tool, name) in TOOLS {
+        pages.push((name, manual_of_tool(tool)?));
+    }
     Ok(pages)
 }
 
@@ -139,6 +146,18 @@ fn manual_of_control() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// What the tool says in its `--help`.
+fn manual_of_tool(tool: &str) -> io::Result<Vec<u8>> {
+    let mut program = rgunicorn::cli::description();
+    program.build();
+    let version = program.get_version().unwrap_or_default();
+    let command =
+        program.find_subcommand(tool).ok_or_else(|| io::Error::other(format!("there is no {tool}")))?;
+    let mut text = Vec::new();
+    Man::new(command.clone()).source(format!("{PROGRAM} {version}")).render(&mut text)?;
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +166,10 @@ mod tests {
     fn each_page_knows_every_flag() {
         for (name, text) in pages().expect("memory takes it") {
             let text = String::from_utf8(text).expect("text");
+            if TOOLS.iter().any(|(_, page)| *page == name) {
+                assert!(text.contains(".SH OPTIONS"), "{name} has no options");
+                continue;
+            }
             for verb in ["ctl", "status", "workers", "reload", "log-level", "stop", "json"] {
                 let known = text.contains(verb) || text.contains(&verb.replace('-', "\\-"));
                 assert!(known || name == "rgunicorn.1", "{name} does not know {verb}");
@@ -198,6 +221,9 @@ mod tests {
         };
         for (line, expected) in [
             (&["rgunicorn", "ct"][..], "ctl"),
+            (&["rgunicorn", "insp"], "inspect"),
+            (&["rgunicorn", "inspect", "--ag"], "--against"),
+            (&["rgunicorn", "certify", "--on"], "--only"),
             (&["rgunicorn", "--work"], "--worker-class"),
             (&["rgunicorn", "--log-format", "j"], "json"),
             (&["rgunicorn", "ctl", "/run/s", "rel"], "reload"),
