@@ -50,6 +50,8 @@ pub enum Invocation {
     Inspect(crate::inspect::Request),
     /// Build and serve what is being written.
     Develop(crate::dev::Plan),
+    /// Make a project.
+    New(crate::new::Request),
     /// Print this help text, exit 0.
     Help {
         /// About the settings.

@@ -32,6 +32,7 @@ pub mod inspect;
 pub mod listener;
 pub mod logging;
 pub mod monitor;
+pub mod new;
 pub mod oom;
 pub mod outcome;
 pub mod pidfile;

@@ -62,6 +62,10 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
             unblock(mask)?;
             request.run()
         }
+        Invocation::New(request) => {
+            unblock(mask)?;
+            print(request.make()?.as_bytes())
+        }
         Invocation::Inspect(request) => {
             unblock(mask)?;
             let told = request.look()?;

@@ -4,6 +4,7 @@
 //! tools do. What a newcomer would get wrong: `check` takes the server's own words, all of them, so that a deploy script
 //! writes the same line twice.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -12,16 +13,18 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::{CliError, Invocation, Values};
 use crate::certify;
 use crate::inspect::{self, Asked};
+use crate::new;
 use crate::settings::{Place, SETTINGS};
 
 /// What each tool is called.
 const INSPECT: &str = "inspect";
 const CHECK: &str = "check";
 const CERTIFY: &str = "certify";
+const NEW: &str = "new";
 
 /// The tools as commands of their own, for help, completions and manual pages.
 pub(super) fn commands() -> Vec<Command> {
-    vec![inspect_command(), check_command(), certify_command()]
+    vec![inspect_command(), check_command(), new_command(), certify_command()]
 }
 
 /// What `rgunicorn --help` says about them.
@@ -41,6 +44,7 @@ pub(super) fn parse(tool: &str, words: &[String]) -> Option<Result<Invocation, C
     Some(match tool {
         INSPECT => parse_with(inspect_command(), words, inspect_request),
         CHECK => parse_check(words),
+        NEW => parse_with(new_command(), words, new_request),
         CERTIFY => parse_with(certify_command(), words, certify_request),
         _ => return None,
     })
@@ -254,6 +258,35 @@ fn certify_request(matches: &ArgMatches) -> Result<Invocation, CliError> {
     let class = text(matches, "class").unwrap_or_default();
     let (options, only) = (texts(matches, "options"), texts(matches, "only"));
     Ok(Invocation::Certify(certify::Request { class, options, only, json: matches.get_flag("json") }))
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+fn new_command() -> Command {
+    let name =
+        Arg::new("name").value_name("NAME").required(true).help("Of the package, and of its directory.");
+    let source = Arg::new("source").long("source").value_name("DIRECTORY").help(
+        "The source tree of rgunicorn. Default: $RGUNICORN_SOURCE, else what this program was built from.",
+    );
+    let kind = |word: &'static str, about: &'static str| {
+        Command::new(word).about(about).disable_version_flag(true).arg(name.clone()).arg(source.clone())
+    };
+    tool(NEW, "Makes a project: an application or a worker class that builds, has a test, and can be served.")
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .subcommand(kind(APP, "An application."))
+        .subcommand(kind(WORKER, "A worker class."))
+        .after_help("Prints the commands that build, test and serve it. Sources that are not there are named by their version.")
+}
+
+const APP: &str = "app";
+const WORKER: &str = "worker";
+
+fn new_request(matches: &ArgMatches) -> Result<Invocation, CliError> {
+    let (word, matches) = matches.subcommand().ok_or_else(|| usage(NEW, "app or worker is missing"))?;
+    let kind = if word == WORKER { new::Kind::Worker } else { new::Kind::App };
+    let (name, source) = (text(matches, "name").unwrap_or_default(), text(matches, "source"));
+    Ok(Invocation::New(new::Request { kind, name, source: source.map(PathBuf::from) }))
 }
 
 #[cfg(test)]

@@ -62,8 +62,12 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
 ];
 
 /// Tools with a page of their own.
-const TOOLS: &[(&str, &str)] =
-    &[("inspect", "rgunicorn-inspect.1"), ("check", "rgunicorn-check.1"), ("certify", "rgunicorn-certify.1")];
+const TOOLS: &[(&str, &str)] = &[
+    ("inspect", "rgunicorn-inspect.1"),
+    ("check", "rgunicorn-check.1"),
+    ("certify", "rgunicorn-certify.1"),
+    ("new", "rgunicorn-new.1"),
+];
 
 /// Writes all of them into a directory, which is made if it is not there.
 pub(crate) fn write(directory: &Path) -> Result<(), String> {
@@ -155,7 +159,8 @@ fn manual_of_tool(tool: &str) -> io::Result<Vec<u8>> {
         program.find_subcommand(tool).ok_or_else(|| io::Error::other(format!("there is no {tool}")))?;
     let mut text = Vec::new();
     Man::new(command.clone()).source(format!("{PROGRAM} {version}")).render(&mut text)?;
-    Ok(text)
+    // What clap calls the text behind the options.
+    Ok(String::from_utf8_lossy(&text).replace(".SH EXTRA", ".SH NOTES").into_bytes())
 }
 
 #[cfg(test)]
@@ -167,7 +172,7 @@ mod tests {
         for (name, text) in pages().expect("memory takes it") {
             let text = String::from_utf8(text).expect("text");
             if TOOLS.iter().any(|(_, page)| *page == name) {
-                assert!(text.contains(".SH OPTIONS"), "{name} has no options");
+                assert!(text.contains(".SH DESCRIPTION") && text.contains(".SH NOTES"), "{name}: {text}");
                 continue;
             }
             for verb in ["ctl", "status", "workers", "reload", "log-level", "stop", "json"] {
