@@ -1,15 +1,17 @@
-//! Applications in C: the header, and what crosses the C door, on the wire and in the log.
+//! Applications in C: the header, the examples, the tables of other versions and of other languages, and refusals.
 //!
-//! What is in no example is compiled here by the system's compiler, as an author would. The contract of `inspect` for its
-//! form in C is in `inspect_c.rs`. What a newcomer would get wrong: where there is no compiler these tests pass, and say
-//! that they were skipped.
+//! What is in no example is compiled here by the system's compiler, as an author would. What an exchange can do is in
+//! `c_exchange.rs`, the contract of `inspect` for its form in C in `inspect_c.rs`. What a newcomer would get wrong:
+//! where there is no compiler these tests pass, and say that they were skipped.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use harness::breakage::{self, Breakage};
+use harness::classes::classes;
 use harness::compiler::{self, Compiler, include, is_there};
-use harness::{Site, programs, under_each_class};
+use harness::{Failure, Site, programs, under_each_class};
 
 /// Every warning is an error, in each dialect that the header promises, also where it is included twice.
 #[test]
@@ -131,8 +133,7 @@ fn a_boot_that_fails_in_c_is_refused_as_any_other() {
     site.install(programs().bad_abi_c(), "app.so");
     verdict_of(&mut server, "bad_abi", &["app.so", "version 2.0 of the plugin interface"]);
     site.install(programs().inspect_c(2), "app.so");
-    let verdict = server.reload();
-    assert!(verdict.starts_with("Reloaded: "), "{verdict}");
+    server.reload_well();
     assert_eq!(server.text("/version"), "INSPECT-VERSION:2");
     server.expect_error("Reload refused");
     server.expect_error("inspect: asked to");
@@ -152,4 +153,211 @@ fn a_first_start_that_fails_in_c_has_the_exit_code_of_any_other() {
         assert_eq!(ended.status.code(), Some(breakage.exit_code), "{name}: {}", ended.stderr);
         assert!(breakage.says.iter().all(|words| ended.stderr.contains(words)), "{name}: {}", ended.stderr);
     }
+}
+
+/// An application of an older header lacks functions, and one of a newer header has more than this server knows.
+#[test]
+fn older_and_newer_tables_are_served() {
+    let test = "older_and_newer_tables_are_served";
+    let Some(compiler) = Compiler::c(test) else { return };
+    for (variant, ends_with) in [("PAST", "ready"), ("NEXT", "destroy")] {
+        let site = Site::new(test);
+        door(&site, compiler, variant);
+        site.mine("trace");
+        let trace = format!("DOOR_TRACE={}", site.join("trace").display());
+        let server = site.launch().with(|settings| _ = settings.list("raw_env", &[trace])).start();
+        assert_eq!(server.text("/"), "app", "{variant}");
+        server.finish();
+        let trace = site.read("trace");
+        assert!(trace.lines().last().is_some_and(|line| line.starts_with(ends_with)), "{variant}: {trace}");
+    }
+}
+
+/// Compiles a variant of the fixture to `app.so`.
+fn door(site: &Site, compiler: Compiler, variant: &str) {
+    let variant = format!("-DDOOR={variant}");
+    let options = ["-std=c99", &variant, "-Wno-unused"];
+    compiler.library("tests/fixtures/c/door.c", &site.join("new.so"), &options);
+    fs::rename(site.join("new.so"), site.join("app.so")).expect("a rename within a directory");
+    site.mine("app.so");
+}
+
+#[test]
+fn a_table_that_cannot_be_used_is_refused_in_one_sentence() {
+    let test = "a_table_that_cannot_be_used_is_refused_in_one_sentence";
+    let Some(compiler) = Compiler::c(test) else { return };
+    let site = Site::new(test);
+    door(&site, compiler, "NOW");
+    let mut server = site.launch().start();
+    let app = site.join("app.so").display().to_string();
+    for (variant, says) in [
+        ("NO_HANDLE", "its application 'app' has no function `handle`; set it in its rgunicorn_app"),
+        (
+            "UNKNOWN_FLAG",
+            "its application 'app' has the flags 0x100000, which this version does not know; upgrade rgunicorn",
+        ),
+        (
+            "UNSIZED",
+            "its table 'rgunicorn_app' says that it has 0 octets, and none of version 1 has less than 48; set \
+             struct_size to the sizeof of the struct, and rebuild it",
+        ),
+        (
+            "UNKNOWN_KIND",
+            "its application 'app' is of the kind 7, which this version does not know in C; declare it BLOCKING or \
+             INLINE",
+        ),
+        (
+            "OTHER_MAJOR",
+            "its table is of version 2.0 of the C interface, and this rgunicorn speaks 1.0; rebuild it with \
+             rgunicorn.h of version 1",
+        ),
+        ("UNNAMED", "an entry of its table has no name or no rgunicorn_app; use RGUNICORN_EXPORT"),
+        (
+            "UNSIZED_LIBRARY",
+            "its table 'rgunicorn_library' says that it has 3 octets, and none of version 1 has less than 32; set \
+             struct_size to the sizeof of the struct, and rebuild it",
+        ),
+        (
+            "UNKNOWN_DOOR",
+            "its door is 'wasm', which this version does not know for this kind of plugin; upgrade rgunicorn",
+        ),
+        ("ONLY_A_NOTE", "it has the note of a plugin but not the symbol RGUNICORN_C_APP_V1; rebuild it"),
+        (
+            "ABSENT_NAME",
+            "it has no application named 'app'; it has: none of that name, whatever its note says; write FILE:NAME \
+             with one of these",
+        ),
+    ] {
+        // The sizes are those of a 64-bit machine.
+        let sized = says.contains("octets") && size_of::<usize>() != 8;
+        door(&site, compiler, variant);
+        let verdict = server.reload();
+        let expected =
+            format!("Reload refused, generation 1 serves on: cannot load the application {app}: {says}");
+        assert!(verdict == expected || sized, "{variant}:\n{verdict}\n{expected}");
+        assert_eq!(server.text("/"), "app");
+    }
+    server.expect_error("Reload refused");
+    server.finish();
+}
+
+/// What is thrown inside is caught inside: an answer, or a deployment that is refused.
+#[test]
+fn exceptions_of_cplusplus_end_at_the_border() {
+    if Compiler::cpp("exceptions_of_cplusplus_end_at_the_border").is_none() {
+        return;
+    }
+    under_each_class(|class| {
+        let site = Site::new("hello_cpp");
+        site.install(programs().hello_cpp(), "app.so");
+        let mut server = site.launch().class(class).start();
+        let worker = server.workers();
+        assert_eq!(server.text("/world"), "Hello from /world\n");
+        for (target, says) in [
+            ("/throw", "the application failed: hello-cpp: asked to throw"),
+            ("/throw-number", "the application failed: an exception that is no std::exception"),
+        ] {
+            assert_eq!(server.get(target).status, 500);
+            server.wait_log(says);
+        }
+        assert_eq!(server.workers(), worker, "an exception is no death");
+        let sound = server.settings.clone();
+        let greet = |server: &mut harness::Server<'_>, with: &str| {
+            let settings = format!("[app.app]\ngreeting = \"{with}\"\n");
+            server.configure(|there| {
+                *there = sound.clone();
+                there.append(&settings);
+            });
+        };
+        greet(&mut server, &"x".repeat(101));
+        let verdict = server.reload();
+        let why = "failed to load: the setting 'greeting' has more than 100 octets; shorten it";
+        assert!(verdict.starts_with("Reload refused") && verdict.contains(why), "{verdict}");
+        greet(&mut server, "Good morning");
+        server.reload_well();
+        assert_eq!(server.text("/"), "Good morning from /\n");
+        server.expect_error("/throw");
+        server.expect_error("the application failed");
+        server.expect_error("Reload refused");
+        server.finish();
+    });
+}
+
+/// What is thrown out of the library all the same takes one worker with it, and nothing else.
+#[test]
+fn an_exception_that_leaves_is_a_dead_worker() {
+    let test = "an_exception_that_leaves_is_a_dead_worker";
+    let Some(compiler) = Compiler::cpp(test) else { return };
+    under_each_class(|class| {
+        let site = Site::new(test);
+        compiler.library("tests/fixtures/c/escape.cpp", &site.join("app.so"), &["-std=c++17"]);
+        site.mine("app.so");
+        let mut server = site.launch().class(class).start();
+        let worker = server.workers()[0];
+        let answer = server.address().get("/throw");
+        assert!(matches!(answer, Err(Failure::Truncated(_) | Failure::Reset)), "{answer:?}");
+        server.wait_gone(worker);
+        assert_eq!(server.text("/"), "whole");
+        server.wait_log("SIGABRT");
+        server.expect_error("SIGABRT");
+        server.finish();
+    });
+}
+
+/// In other languages the functions are theirs, and a few lines of C are the door.
+#[test]
+fn hello_in_zig_is_served() {
+    let test = "hello_in_zig_is_served";
+    if !is_there("zig") {
+        return eprintln!("skipped {test}: no zig");
+    }
+    let site = Site::new(test);
+    let sources = ["hello.zig", "door.c"].map(|name| fixtures("zig").join(name));
+    let mut command = Command::new("zig");
+    command
+        .args(["build-lib", "-dynamic", "-lc", "-O", "ReleaseSafe", "-femit-bin=app.so", "-I"])
+        .arg(include());
+    command.args(["--cache-dir", "cache", "--global-cache-dir", "cache"]);
+    compiler::run(command.args(sources).current_dir(site.path()));
+    serves_hello(&site);
+}
+
+#[test]
+fn hello_in_go_is_served() {
+    let test = "hello_in_go_is_served";
+    if !is_there("go") {
+        return eprintln!("skipped {test}: no go");
+    }
+    if Compiler::c(test).is_none() {
+        return;
+    }
+    let site = Site::new(test);
+    let mut command = Command::new("go");
+    command.args(["build", "-buildvcs=false", "-buildmode=c-shared", "-o"]).arg(site.join("app.so"));
+    command.env("CGO_ENABLED", "1").env("CGO_CFLAGS", format!("-I{}", include().display()));
+    command.env("GOCACHE", site.join("cache")).env("GOPATH", site.join("cache")).env("GOFLAGS", "");
+    // Nothing is to be fetched.
+    command.env("GOPROXY", "off").env("GOTOOLCHAIN", "local");
+    compiler::run(command.current_dir(fixtures("go")));
+    serves_hello(&site);
+}
+
+/// The directory's `app.so`, under each class, also swapped.
+fn serves_hello(site: &Site) {
+    let _ = fs::remove_dir_all(site.join("cache"));
+    for name in ["app.so", "app.h", "app.so.o"] {
+        site.mine(name);
+    }
+    for class in classes() {
+        eprintln!("under {}", class.name);
+        let server = site.launch().class(class).start();
+        assert_eq!(server.text("/"), "Hello, World!\n");
+        server.reload_well();
+        assert_eq!(server.text("/"), "Hello, World!\n");
+        server.finish();
+    }
+}
+
+fn fixtures(name: &str) -> PathBuf {
+    include().join("../../tests/fixtures").join(name)
 }

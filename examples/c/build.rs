@@ -15,6 +15,7 @@ use std::process::Command;
 const LIBRARIES: &[(&str, &Language, &str, &[&str])] = &[
     ("hello_c", &C, "hello-c", &["hello.c"]),
     ("inspect_c", &C, "inspect-c", &["inspect.c", "initialise.c", "octets.c"]),
+    ("hello_cpp", &CPP, "hello-cpp", &["hello.cpp"]),
 ];
 
 /// How a language is compiled.
@@ -25,6 +26,7 @@ struct Language {
 }
 
 const C: Language = Language { compiler: ("CC", "cc"), standard: "-std=c99" };
+const CPP: Language = Language { compiler: ("CXX", "c++"), standard: "-std=c++17" };
 
 /// Variables that choose a variant, each a macro of the same name in the source.
 const VARIANTS: &[&str] = &["INSPECT_VERSION", "INSPECT_BAD_ABI"];

@@ -62,6 +62,11 @@ impl Programs {
         self.built.join("libhello_c.so")
     }
 
+    /// The one in C++ that throws; there only if there is a C++ compiler.
+    pub fn hello_cpp(&self) -> PathBuf {
+        self.built.join("libhello_cpp.so")
+    }
+
     /// The async application made by hand.
     pub fn downstream(&self) -> PathBuf {
         self.built.join("libdownstream.so")

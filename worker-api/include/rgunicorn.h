@@ -280,9 +280,9 @@ typedef struct rgunicorn_app {
     int (*start)(void *self, const rgunicorn_worker *worker);
     /* Directly before the first request. Anything but RGUNICORN_OK is a failed boot. [worker] [main] once. */
     int (*ready)(void *self, const rgunicorn_worker *worker);
-    /* Answers one request: RGUNICORN_OK, a fault passed on, or what rgunicorn_fail() returns, which is answered with
-     * 500 if nothing was sent and by cutting the connection if something was. [worker] [any thread] calls may overlap,
-     * unless the application is INLINE or RGUNICORN_ONE_AT_A_TIME. */
+    /* Answers one request. RGUNICORN_OK; a fault that the server has returned; or what rgunicorn_fail() returns, which
+     * is answered with 500 if nothing was sent and by cutting the connection if something was. So is any other number.
+     * [worker] [any thread] calls may overlap, unless the application is INLINE or RGUNICORN_ONE_AT_A_TIME. */
     int (*handle)(void *self, rgunicorn_request *request, rgunicorn_response *response);
     /* The worker accepts no more: what takes long should come to its end. [worker] [any thread] at most once, while
      * calls go on. */

@@ -50,7 +50,7 @@ impl Library {
         let least = size_of::<layout::Library>();
         // SAFETY: the note says that the header's macro made it, and it lives as long as the process.
         let library = unsafe { sized(symbol.cast::<layout::Library>(), least) }
-            .map_err(|size| wrong_size("library", size, least))?;
+            .map_err(|size| wrong_size("rgunicorn_library", size, least))?;
         if library.abi_major != abi::ABI_MAJOR {
             return Err(format!(
                 "its table is of version {}.{} of the C interface, and this rgunicorn speaks {}.{}; rebuild it with \
