@@ -11,7 +11,7 @@ use std::process::Command;
 use harness::breakage::{self, Breakage};
 use harness::classes::classes;
 use harness::compiler::{self, Compiler, include, is_there};
-use harness::{Failure, Site, programs, under_each_class};
+use harness::{Failure, Pace, Site, programs, under_each_class};
 
 /// Every warning is an error, in each dialect that the header promises, also where it is included twice.
 #[test]
@@ -68,6 +68,79 @@ fn hello_is_served_and_swapped_with_its_like_in_rust() {
         }
         server.finish();
     });
+}
+
+/// Staged as a packager does it, found by pkg-config where that is installed, and enough to compile with.
+#[test]
+fn the_header_is_installed_with_its_pkg_config_file() {
+    let test = "the_header_is_installed_with_its_pkg_config_file";
+    let Some(compiler) = Compiler::c(test) else { return };
+    let site = Site::new(test);
+    let staged = site.join("staged");
+    let install = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.arg("install-header").args(words).current_dir(include());
+        command
+    };
+    compiler::run(install(&["--prefix", "/opt/x", "--destdir"]).arg(&staged));
+    let package = staged.join("opt/x/lib/pkgconfig");
+    let text = fs::read_to_string(package.join("rgunicorn.pc")).expect("it was installed");
+    assert!(text.contains("prefix=/opt/x\n") && text.contains("\nVersion: 1.0.0\n"), "{text}");
+    assert!(!text.contains('@'), "{text}");
+    let header = staged.join("opt/x/include");
+    assert_eq!(
+        fs::read(header.join("rgunicorn.h")).expect("it was installed"),
+        fs::read(include().join("rgunicorn.h")).expect("it is there")
+    );
+    if is_there("pkg-config") {
+        let mut command = Command::new("pkg-config");
+        command.env("PKG_CONFIG_PATH", &package).env("PKG_CONFIG_SYSROOT_DIR", &staged);
+        let flags = compiler::run(command.args(["--cflags", "rgunicorn >= 1.0"]));
+        assert_eq!(flags.trim(), format!("-I{}", header.display()));
+        compiler.library_with(
+            flags.trim(),
+            "examples/hello-c/hello.c",
+            &site.join("hello.so"),
+            &["-std=c99"],
+        );
+    } else {
+        eprintln!("skipped a part of {test}: no pkg-config");
+    }
+    for wrong in [&["--wrong"][..], &["--prefix"], &["--prefix", "relative"]] {
+        let output = install(wrong).output().expect("cargo runs");
+        assert!(!output.status.success(), "{wrong:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("xtask: --"), "{wrong:?}: {output:?}");
+    }
+}
+
+/// The application that docs/C.md shows, as it stands there.
+#[test]
+fn the_guides_application_serves() {
+    let test = "the_guides_application_serves";
+    let Some(compiler) = Compiler::c(test) else { return };
+    let page = fs::read_to_string(include().join("../../docs/C.md")).expect("the guide");
+    let source = page.split_once("\n```c\n").and_then(|(_, rest)| rest.split_once("\n```\n"));
+    let (source, _) = source.expect("an application in the guide");
+    let site = Site::new(test);
+    site.write("mirror.c", format!("{source}\n"));
+    let path = site.join("mirror.c").display().to_string();
+    compiler.library(&path, &site.join("app.so"), &["-std=c99"]);
+    site.mine("app.so");
+    let mut server = site.launch().with(|settings| _ = settings.append("[app.app]\nlimit = 5\n")).start();
+    server.wait_log("mirror: up to 5 octets");
+    let post = |body: &str| {
+        let length = body.len();
+        let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+        let heard = server.address().converse(request.as_bytes(), Pace::Whole).expect("it listens");
+        heard.response("POST")
+    };
+    assert_eq!(post("hello").expect("an answer").text(), "hello");
+    assert_eq!(server.get("/").status, 405);
+    // Nothing was sent yet when it failed.
+    assert_eq!(post("hello, world").expect("an answer").status, 500);
+    server.expect_error("mirror: the body is over the limit");
+    server.expect_error("the application failed");
+    server.finish();
 }
 
 /// As an author would who has copied it.

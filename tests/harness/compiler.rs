@@ -39,11 +39,18 @@ impl Compiler {
     /// If it does not compile; with the compiler's words.
     #[track_caller]
     pub fn library(self, source: &str, file: &Path, options: &[&str]) {
+        self.library_with(&format!("-I{}", include().display()), source, file, options);
+    }
+
+    /// The same with another word for where the header is.
+    ///
+    /// # Panics
+    /// As [`Self::library`].
+    #[track_caller]
+    pub fn library_with(self, header: &str, source: &str, file: &Path, options: &[&str]) {
         let mut command = Command::new(self.0);
-        command
-            .args(["-O1", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-pedantic", "-Werror"])
-            .args(options);
-        command.arg("-I").arg(include()).arg(Path::new(ROOT).join(source)).arg("-o").arg(file);
+        command.args(["-O1", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-pedantic", "-Werror", header]);
+        command.args(options).arg(Path::new(ROOT).join(source)).arg("-o").arg(file);
         run(&mut command);
     }
 }

@@ -1,9 +1,11 @@
-//! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`, `cargo pages`.
+//! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`, `cargo pages`,
+//! `cargo install-header`.
 //!
 //! Owns no logic of the server: it builds and starts what a reader of the README would, and writes what a packager
 //! ships beside the binary (`pages.rs`). What a newcomer would get
 //! wrong: the server replaces this program (execve(2)), so that Ctrl-C and `kill` reach it without a detour.
 
+mod header;
 mod pages;
 
 use std::env;
@@ -16,7 +18,8 @@ fn main() -> ExitCode {
     let done = match words.next().as_deref() {
         Some("serve") => serve(words.collect()),
         Some("pages") => target_directory().and_then(|target| pages::write(&target.join("pages"))),
-        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], or cargo pages".to_owned()),
+        Some("install-header") => header::install(words.collect()),
+        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], cargo pages, or cargo install-header".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
