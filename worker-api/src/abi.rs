@@ -27,6 +27,8 @@ mod serve;
 
 pub use call::{AppHandle, AppHostHandle, HostHandle, RequestHandle, ResponseHandle, StreamHandle};
 pub(crate) use call::{Halves, listeners, mount_slice, mounted, notify_fd, with_fields};
+#[cfg(feature = "kit")]
+pub(crate) use serve::app_host;
 pub use serve::{app_host_object, app_object, app_table, host_object, request_object, response_object};
 
 use abi_stable::library::{AbiHeaderRef, CheckTypeLayout, RootModule, RootModuleResult};

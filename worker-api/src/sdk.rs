@@ -20,6 +20,8 @@ pub mod body;
 pub mod connection;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "kit")]
+pub mod kit;
 #[cfg(feature = "tokio")]
 pub mod runtime;
 #[cfg(feature = "settings")]

@@ -839,6 +839,13 @@ pub fn app_host_object<H: AppHost>(host: &'static H) -> AppHostObject {
     }
 }
 
+/// The same as a handle, for a host that lies in this very library: an application under test.
+#[cfg(feature = "kit")]
+pub(crate) fn app_host<H: AppHost>(host: &'static H) -> AppHostHandle<'static> {
+    // SAFETY: made from a reference that lives as long as the process.
+    unsafe { AppHostHandle::new(app_host_object(host)) }
+}
+
 /// The host as the worker class sees it. Host only.
 pub fn host_object<H: HostServices>(host: &'static H) -> HostObject {
     HostObject {

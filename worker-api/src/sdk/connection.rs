@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::asynchronous::AsyncRequest;
 use crate::error::{Error, Fault};
-use crate::request::{Address, Scheme};
+use crate::request::{Address, Head, Scheme, split_target};
 use crate::sdk::http::parts_of;
 use crate::sdk::upgrade::{Upgrade, Upgraded};
 
@@ -62,8 +62,9 @@ impl Connection {
         self.0.request.scheme()
     }
 
-    /// The prefix that the application is mounted on, without a trailing slash; it is still part of the path. An axum
-    /// application mounted on `/api` is made with `Router::nest("/api", …)`.
+    /// The prefix that the application is mounted on, without a trailing slash; empty for `/`. The path that a service
+    /// sees begins after it, so that a router need not know where the operator has mounted it; links that it writes
+    /// begin with it.
     #[must_use]
     pub fn mount(&self) -> Vec<u8> {
         self.0.request.mount()
@@ -75,7 +76,7 @@ impl Connection {
         self.0.request.method()
     }
 
-    /// The request-target, octet by octet as it was sent.
+    /// The request-target, octet by octet as it was sent, mount point included.
     #[must_use]
     pub fn target(&self) -> Vec<u8> {
         self.0.request.target()
@@ -122,7 +123,10 @@ impl Connection {
 
     /// The head in the types of `http`, with this connection among its extensions.
     pub(crate) fn head(&self) -> Result<http::request::Parts, Error> {
-        let mut parts = self.0.request.look(|head, fields| parts_of(head, fields))??;
+        let mut parts = self.0.request.look(|head, fields| match below(head.target, head.mount) {
+            None => parts_of(head, fields),
+            Some(target) => parts_of(&Head { target: &target, ..*head }, fields),
+        })??;
         parts.extensions.insert(self.clone());
         Ok(parts)
     }
@@ -154,8 +158,45 @@ impl Connection {
     }
 }
 
+/// The target as it is below the mount point, in origin form; none if there is no such point.
+fn below(target: &[u8], mount: &[u8]) -> Option<Vec<u8>> {
+    if mount.is_empty() {
+        return None;
+    }
+    let (path, query) = split_target(target);
+    let mut below = path.strip_prefix(mount)?.to_vec();
+    if below.is_empty() {
+        below.push(b'/');
+    }
+    if let Some(query) = query {
+        below.push(b'?');
+        below.extend_from_slice(query);
+    }
+    Some(below)
+}
+
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Connection({:?})", self.0.request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_sees_what_is_below_its_mount_point() {
+        for (target, mount, seen) in [
+            ("/a/b?c", "", None),
+            ("/a/b?c", "/a", Some("/b?c")),
+            ("/a", "/a", Some("/")),
+            ("/a?", "/a", Some("/?")),
+            ("http://host/a/b", "/a", Some("/b")),
+            ("*", "/a", None),
+        ] {
+            let below = below(target.as_bytes(), mount.as_bytes());
+            assert_eq!(below.as_deref(), seen.map(str::as_bytes), "{target} {mount}");
+        }
     }
 }

@@ -140,7 +140,10 @@ where
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS || connects && parts.status.is_success();
     match upgrade {
         Some(upgrade) if switches => {
-            let stream = response.take_over(parts.status.as_u16(), &fields_of(&parts.headers))?;
+            let mut fields = fields_of(&parts.headers);
+            // Routers count the octets of every body, and this answer has none (RFC 9110 section 8.6).
+            fields.retain(|field| field.name != CONTENT_LENGTH.as_str().as_bytes());
+            let stream = response.take_over(parts.status.as_u16(), &fields)?;
             let (upgraded, closed) = Upgraded::new(stream);
             // Who does not want it any more closes it by that.
             if upgrade.send(upgraded).is_ok() {

@@ -1,0 +1,296 @@
+//! An application under a real server, on a free port, for as long as a test has the value.
+//!
+//! It owns the server's process and a directory for its configuration and log. The library is the one that `cargo test`
+//! has built; the program is named by the variable `RGUNICORN`, or lies beside it, or is found in `PATH`. What a newcomer gets wrong: for
+//! a library that has no other kind than `cdylib`, cargo builds the file only if there is a test in `tests/`; unit tests
+//! alone do not need it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::sdk::kit::Answer;
+
+/// How long anything may take before it is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server with one worker.
+///
+/// ```no_run
+/// use rgunicorn_worker_api::sdk::kit::Server;
+///
+/// # fn main() -> Result<(), rgunicorn_worker_api::error::Error> {
+/// // target/debug/deps/libshop.so, and its application `app`.
+/// let server = Server::start("shop", "app", "worker_class = 'poll'\n[app.app]\ncurrency = 'EUR'\n")?;
+/// assert_eq!(server.get("/prices")?.status, 200);
+/// server.reload()?;
+/// # Ok(()) }
+/// ```
+///
+/// When it is dropped it is told to leave; while a test panics, its log is printed first.
+#[derive(Debug)]
+pub struct Server {
+    master: Child,
+    directory: PathBuf,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts the application `name` of the library `lib{library}.so`, with these settings as the configuration file
+    /// has them. Returns when its first worker serves.
+    ///
+    /// # Errors
+    /// What is missing, or what the server said when it could not start.
+    pub fn start(library: &str, name: &str, settings: &str) -> Result<Self, Error> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let file = library_file(library)?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("{library}-{}-{number}", std::process::id()));
+        fs::create_dir(&directory).map_err(|error| {
+            Error::new(format!("cannot make the directory {}: {error}", directory.display()))
+        })?;
+        fs::write(directory.join("test.toml"), settings)?;
+        let beside = file.parent().map(|directory| directory.join("rgunicorn")).filter(|path| path.is_file());
+        let program = std::env::var_os("RGUNICORN")
+            .or_else(|| beside.map(PathBuf::into_os_string))
+            .unwrap_or_else(|| OsString::from("rgunicorn"));
+        let mut application = file.into_os_string();
+        application.push(format!(":{name}"));
+        let log = fs::File::create(directory.join("log"))?;
+        let master = Command::new(&program)
+            .arg("--config")
+            .arg(directory.join("test.toml"))
+            .args(["--bind", "127.0.0.1:0"])
+            .arg(application)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(|error| {
+                Error::new(format!(
+                    "cannot run {}: {error}; set RGUNICORN to the path of the server",
+                    program.display()
+                ))
+            })?;
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { master, directory, address: unknown };
+        server.address = server.wait_until_it_listens()?;
+        Ok(server)
+    }
+
+    fn wait_until_it_listens(&mut self) -> Result<SocketAddr, Error> {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            let log = self.log();
+            let listening = log.lines().find_map(|line| {
+                let (_, address) = line.split_once("Listening at: http://")?;
+                address.split(' ').next()?.parse().ok()
+            });
+            if let Some(address) = listening {
+                return Ok(address);
+            }
+            if let Some(status) = self.master.try_wait()? {
+                return Err(Error::new(format!("the server has ended ({status}); it said:\n{log}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(Error::new(format!("the server does not listen; it said:\n{}", self.log())))
+    }
+
+    /// Where it listens, for a client of your own.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.directory.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The answer to a GET.
+    ///
+    /// # Errors
+    /// As [`Server::ask`].
+    pub fn get(&self, target: &str) -> Result<Answer, Error> {
+        self.ask("GET", target, &[], b"")
+    }
+
+    /// The answer to a request, on a connection of its own.
+    ///
+    /// # Errors
+    /// There is none, or it is not HTTP.
+    pub fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, Error> {
+        let mut head =
+            format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        for (name, value) in fields {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        let mut connection = TcpStream::connect(self.address)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.write_all(head.as_bytes())?;
+        // Who is refused may be so before everything was sent, and the answer says why.
+        let _ = connection.write_all(body);
+        let mut octets = Vec::new();
+        connection.read_to_end(&mut octets)?;
+        answer_of(&octets, method == "HEAD")
+            .ok_or_else(|| Error::new(format!("{method} {target}: not an answer: {}", octets.escape_ascii())))
+    }
+
+    /// Sends HUP, and waits until the new generation serves.
+    ///
+    /// # Errors
+    /// The reload was refused; the old generation serves on.
+    pub fn reload(&self) -> Result<(), Error> {
+        let verdicts = |log: &str| -> Vec<String> {
+            let is_one = |line: &&str| line.contains("] Reload");
+            log.lines().filter(is_one).map(str::to_owned).collect()
+        };
+        let before = verdicts(&self.log()).len();
+        self.signal("HUP")?;
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            match verdicts(&self.log()).get(before) {
+                Some(line) if line.contains("] Reloaded: ") => return Ok(()),
+                Some(line) => return Err(Error::new(line)),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        Err(Error::new(format!("the reload does not end; the server said:\n{}", self.log())))
+    }
+
+    fn signal(&self, name: &str) -> Result<(), Error> {
+        // A program, because a library that needs no unsafe code for it would be one more dependency of every author.
+        let status = Command::new("kill").args(["-s", name, &self.master.id().to_string()]).status()?;
+        if status.success() { Ok(()) } else { Err(Error::new(format!("cannot send {name} to the server"))) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut stderr = std::io::stderr();
+            // Nobody is left to tell if that fails.
+            let _ = writeln!(stderr, "--- the server's log:\n{}---", self.log());
+        }
+        let begin = Instant::now();
+        // One that has ended was reaped by that look, and its number may be another's by now.
+        if matches!(self.master.try_wait(), Ok(None)) && self.signal("TERM").is_ok() {
+            while begin.elapsed() < PATIENCE && matches!(self.master.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // Both do nothing to a process that has ended.
+        let _ = self.master.kill();
+        let _ = self.master.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The library as this `cargo test` has built it: the newer of the two places where it may lie.
+fn library_file(library: &str) -> Result<PathBuf, Error> {
+    let test = std::env::current_exe()?;
+    // target/PROFILE/deps/test-0123456789abcdef
+    let deps = test.parent().unwrap_or(Path::new("."));
+    let name = format!("lib{library}.so");
+    let places = [deps.join(&name), deps.with_file_name(&name)];
+    let newest = places.iter().filter_map(|place| Some((fs::metadata(place).ok()?.modified().ok()?, place)));
+    match newest.max() {
+        Some((_, place)) => Ok(place.clone()),
+        None => Err(Error::new(format!(
+            "there is no {name} in {}; it is built for tests in `tests/`, of the package whose library it is",
+            deps.display()
+        ))),
+    }
+}
+
+/// A whole answer, read to the connection's end.
+fn answer_of(octets: &[u8], bodiless: bool) -> Option<Answer> {
+    let end = octets.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let (head, rest) = (&octets[..end], &octets[end + 4..]);
+    let mut lines = head.split(|octet| *octet == b'\n').map(<[u8]>::trim_ascii);
+    let status =
+        std::str::from_utf8(lines.next()?.strip_prefix(b"HTTP/1.1 ")?.get(..3)?).ok()?.parse().ok()?;
+    if status < 200 {
+        return answer_of(rest, bodiless);
+    }
+    let field = |line: &[u8]| {
+        let colon = line.iter().position(|octet| *octet == b':')?;
+        Some((String::from_utf8_lossy(&line[..colon]).into_owned(), line[colon + 1..].trim_ascii().to_vec()))
+    };
+    let fields = lines.map(field).collect::<Option<Vec<_>>>()?;
+    let mut answer = Answer { status, fields, body: Vec::new(), is_whole: true };
+    if bodiless || matches!(status, 204 | 304) {
+        return Some(answer);
+    }
+    if answer.field("transfer-encoding").is_some() {
+        (answer.body, answer.is_whole) = chunks(rest)?;
+    } else {
+        let declared: Option<usize> = answer.field("content-length").and_then(|digits| digits.parse().ok());
+        answer.is_whole = declared.is_none_or(|declared| declared == rest.len());
+        answer.body = rest.to_vec();
+    }
+    Some(answer)
+}
+
+/// The octets of a chunked body, and whether its end was there.
+fn chunks(mut rest: &[u8]) -> Option<(Vec<u8>, bool)> {
+    let mut body = Vec::new();
+    loop {
+        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else { return Some((body, false)) };
+        let digits = std::str::from_utf8(&rest[..line]).ok()?;
+        let length = usize::from_str_radix(digits.split(';').next()?.trim(), 16).ok()?;
+        rest = &rest[line + 2..];
+        if length == 0 {
+            return Some((body, true));
+        }
+        body.extend_from_slice(&rest[..length.min(rest.len())]);
+        match rest.get(length + 2..) {
+            Some(next) => rest = next,
+            None => return Some((body, false)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_to_their_end() {
+        let read = |text: &str| {
+            let answer = answer_of(text.as_bytes(), false)?;
+            Some((answer.status, answer.text().into_owned(), answer.is_whole))
+        };
+        let head = "HTTP/1.1 200 OK\r\nX-A: b\r\n";
+        for (rest, body, is_whole) in [
+            ("Content-Length: 2\r\n\r\nok", "ok", true),
+            ("Content-Length: 3\r\n\r\nok", "ok", false),
+            ("\r\nok", "ok", true),
+            ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n1;a=b\r\n!\r\n0\r\n\r\n", "ok!", true),
+            ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "ok", false),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nok", "ok", false),
+        ] {
+            assert_eq!(read(&format!("{head}{rest}")), Some((200, body.to_owned(), is_whole)), "{rest}");
+        }
+        assert_eq!(
+            read(&format!("HTTP/1.1 103 Early Hints\r\n\r\n{head}\r\n")),
+            Some((200, String::new(), true))
+        );
+        assert_eq!(read("SSH-2.0\r\n\r\n"), None);
+    }
+}
