@@ -12,6 +12,7 @@ use harness::usage::own_memory;
 use harness::{
     Class, Connection, Crowd, Failure, Manner, Server, Site, programs, under_each_class, wait_for,
 };
+use rgunicorn_worker_api::sdk::kit;
 
 const MIB: u64 = 1 << 20;
 /// What a worker's memory may grow by while a body passes through, whatever its length.
@@ -202,4 +203,36 @@ fn a_failure_to_begin_is_told_and_the_old_generation_serves_on() {
     let ended = site.launch().with(|file| _ = file.init("fail")).start_in_vain();
     assert_eq!(ended.status.code(), Some(4), "{}", ended.stderr);
     assert!(ended.stderr.contains("failed to load: inspect: asked to fail"), "{}", ended.stderr);
+}
+
+#[test]
+fn two_applications_of_one_library_answer_each_at_its_place() {
+    under_each_class(|class| {
+        let site = Site::new("pair");
+        site.install(programs().example("pair"), "app.so");
+        let launch = site.launch().class(class).with(|file| {
+            file.text("application", "app.so:plain").list("mount", &["/axum=app.so:axum"]);
+        });
+        let server = launch.start();
+        for target in ["/", "/axum", "/axum/", "/axum?x"] {
+            assert_eq!(server.text(target), "Hello, World!\n", "{target}");
+        }
+        assert_eq!(server.get("/axum/x").status, 404);
+        server.finish();
+    });
+}
+
+/// What the kit offers authors, in this very way.
+#[test]
+fn the_kit_runs_an_application_under_a_real_server() {
+    programs();
+    let server = kit::Server::start("pair", "axum", "worker_class = 'poll'\n").expect("a server");
+    let answer = server.get("/").expect("an answer");
+    assert_eq!((answer.status, &*answer.text(), answer.is_whole), (200, "Hello, World!\n", true));
+    assert_eq!(server.ask("POST", "/", &[("X-A", "b")], b"body").expect("an answer").status, 405);
+    server.reload().expect("a reload");
+    assert_eq!(server.get("/").expect("an answer").status, 200);
+    drop(server);
+    let refused = kit::Server::start("pair", "none", "").expect_err("no such application").to_string();
+    assert!(refused.contains("it has: plain, axum"), "{refused}");
 }
