@@ -205,18 +205,23 @@ async fn status(uri: Uri, _: Read) -> Response {
     }
 }
 
-/// `/header`: offered as far as the crate `http` can hold it. The rest is the server's part to refuse.
+/// `/header`: offered as far as the crate `http` can hold it. The rest is the server's part to refuse, a second length
+/// included.
 async fn header(uri: Uri, _: Read) -> Response {
     let name = query(&uri).octets("name").unwrap_or_default();
     let value = query(&uri).octets("value").unwrap_or_default();
+    let (Ok(name), Ok(value)) = (HeaderName::from_bytes(&name), HeaderValue::from_bytes(&value)) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     let mut answer = text("ok");
-    match (HeaderName::from_bytes(&name), HeaderValue::from_bytes(&value)) {
-        (Ok(name), Ok(value)) => {
-            answer.headers_mut().insert(name, value);
-            answer
-        }
-        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("2"));
+    if name == CONTENT_TYPE {
+        headers.insert(name, value);
+    } else {
+        headers.append(name, value);
     }
+    answer
 }
 
 /// `/large`: a known length, in pieces.

@@ -12,6 +12,7 @@
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,6 +51,8 @@ impl From<&WorkerFacts<'_>> for Worker {
 struct Background {
     /// None once it has ended.
     runtime: Option<Runtime>,
+    /// Applications that have begun and were not told to leave.
+    staying: AtomicUsize,
     leaving: watch::Sender<bool>,
 }
 
@@ -59,7 +62,9 @@ static SHARED: Mutex<Weak<Background>> = Mutex::new(Weak::new());
 impl Background {
     fn shared() -> Result<Arc<Self>, Error> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(background) = shared.upgrade() {
+        // One that is leaving is another worker's, which can only be in a test.
+        if let Some(background) = shared.upgrade().filter(|background| !*background.leaving.borrow()) {
+            background.staying.fetch_add(1, Ordering::SeqCst);
             return Ok(background);
         }
         let runtime = Builder::new_multi_thread()
@@ -69,7 +74,11 @@ impl Background {
             .enable_all()
             .build()
             .map_err(|error| Error::new(format!("cannot start the application's runtime: {error}")))?;
-        let background = Arc::new(Self { runtime: Some(runtime), leaving: watch::Sender::new(false) });
+        let background = Arc::new(Self {
+            runtime: Some(runtime),
+            staying: AtomicUsize::new(1),
+            leaving: watch::Sender::new(false),
+        });
         *shared = Arc::downgrade(&background);
         Ok(background)
     }
@@ -122,19 +131,26 @@ type Prepare = Box<dyn Fn(&Handle, Worker) -> Result<(), Error> + Send + Sync>;
 /// What an async application stands on, from `start` to the drop of the [`App`].
 pub(crate) struct Ground {
     background: OnceLock<Arc<Background>>,
+    drained: AtomicBool,
     prepare: Option<Prepare>,
 }
 
 impl Ground {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { background: OnceLock::new(), prepare: None })
+        Arc::new(Self { background: OnceLock::new(), drained: AtomicBool::new(false), prepare: None })
     }
 
-    /// With something to be done in `start`, such as the making of the service.
+    /// With something to be done in `start`: the making of the service.
+    #[cfg(feature = "tower")]
     pub(crate) fn preparing(
         prepare: impl Fn(&Handle, Worker) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { background: OnceLock::new(), prepare: Some(Box::new(prepare)) })
+        let prepare: Prepare = Box::new(prepare);
+        Arc::new(Self {
+            background: OnceLock::new(),
+            drained: AtomicBool::new(false),
+            prepare: Some(prepare),
+        })
     }
 
     pub(crate) fn handle(&self) -> Result<&Handle, Error> {
@@ -162,9 +178,11 @@ impl Ground {
         }
     }
 
-    /// The worker leaves, and all applications of the library with it.
+    /// The worker leaves. Tasks are told when the last of the library's applications was.
     pub(crate) fn drain(&self) {
-        if let Some(background) = self.background.get() {
+        let Some(background) = self.background.get() else { return };
+        let is_first = !self.drained.swap(true, Ordering::SeqCst);
+        if is_first && background.staying.fetch_sub(1, Ordering::SeqCst) == 1 {
             background.leaving.send_replace(true);
         }
     }

@@ -127,6 +127,7 @@ where
         // What the server took and the crate `http` cannot hold: a target or a name beyond 64 KiB.
         return Ok(response.respond(400, NO_FIELDS, b"").await?);
     };
+    let _abandon = Abandon(&connection);
     let connects = parts.method == Method::CONNECT;
     let request = Request::from_parts(parts, Body::of(&connection));
     poll_fn(|context| service.poll_ready(context)).await.map_err(failed)?;
@@ -156,6 +157,16 @@ where
             drop(upgrade);
             send(parts.status, &parts.headers, body, &mut response).await
         }
+    }
+}
+
+/// Tells who waits for the connection that there will be none, however the exchange ends. A task that waits for it may
+/// itself hold a clone of the [`Connection`], and would wait for ever.
+struct Abandon<'c>(&'c Connection);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take_upgrade());
     }
 }
 

@@ -36,6 +36,8 @@ use crate::sdk::kit::exchange::Memory;
 /// assert_eq!((answer.status, &*answer.text()), (200, "hello"));
 /// # Ok(()) }
 /// ```
+///
+/// It waits on the thread that calls it, so it belongs into plain tests, not into those of an async runtime.
 #[derive(Debug)]
 pub struct Loaded {
     app: App,
