@@ -38,6 +38,11 @@ fn is_skipped() -> bool {
     IN_C && Compiler::c(std::thread::current().name().unwrap_or_default()).is_none()
 }
 
+/// Whether to leave out what the server does alone: it was seen with the other application, and costs time.
+fn not_about_the_application() -> bool {
+    BY_AXUM
+}
+
 /// A class, and whether connections are kept.
 #[derive(Debug, Clone, Copy)]
 struct Way {
@@ -223,6 +228,9 @@ fn every_route_of_one_worker() {
 
 #[test]
 fn every_route_of_four_workers() {
+    if not_about_the_application() {
+        return;
+    }
     in_each_way(|way| every_route(way, 4));
 }
 
@@ -721,7 +729,7 @@ fn the_environment_is_the_operators() {
 
 #[test]
 fn a_worker_class_by_name_and_by_path_is_the_same() {
-    if is_skipped() {
+    if is_skipped() || not_about_the_application() {
         return;
     }
     under_each_class(|class| {
@@ -802,6 +810,9 @@ fn in_time(time: Duration) {
 
 #[test]
 fn a_head_that_does_not_end_is_answered_with_408() {
+    if not_about_the_application() {
+        return;
+    }
     under_each(|way| {
         let site = Site::new("slow_head");
         let server = impatient(&site, way);
@@ -988,7 +999,7 @@ fn a_client_that_leaves_is_no_error() {
 
 #[test]
 fn the_version_lies_in_the_library_once() {
-    if is_skipped() {
+    if is_skipped() || not_about_the_application() {
         return;
     }
     for version in [1, 2] {
