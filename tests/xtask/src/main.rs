@@ -1,10 +1,11 @@
 //! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`, `cargo pages`,
-//! `cargo install-header`.
+//! `cargo install-header`, `cargo bench-servers`.
 //!
 //! Owns no logic of the server: it builds and starts what a reader of the README would, and writes what a packager
 //! ships beside the binary (`pages.rs`). What a newcomer would get
 //! wrong: the server replaces this program (execve(2)), so that Ctrl-C and `kill` reach it without a detour.
 
+mod bench;
 mod header;
 mod pages;
 
@@ -19,7 +20,9 @@ fn main() -> ExitCode {
         Some("serve") => serve(words.collect()),
         Some("pages") => target_directory().and_then(|target| pages::write(&target.join("pages"))),
         Some("install-header") => header::install(words.collect()),
-        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], cargo pages, or cargo install-header".to_owned()),
+        Some("bench") => bench(&words.collect::<Vec<String>>()),
+        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], cargo pages, cargo install-header, or cargo bench-servers"
+            .to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,17 +35,7 @@ fn main() -> ExitCode {
 
 /// Builds the workspace as it is released, then becomes the server. Options that are given come last, and so win.
 fn serve(options: Vec<String>) -> Result<(), String> {
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).ok_or("this package has been moved")?;
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let built = Command::new(cargo)
-        .args(["build", "--release", "--workspace"])
-        .current_dir(root)
-        .status()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
-    if !built.success() {
-        return Err("the build failed".to_owned());
-    }
+    build()?;
     let program = target_directory()?.join("release/rgunicorn");
     // Worker classes and applications given by name are searched beside the binary first.
     let error = Command::new(&program)
@@ -51,6 +44,27 @@ fn serve(options: Vec<String>) -> Result<(), String> {
         .arg("hello:app")
         .exec();
     Err(format!("cannot run {}: {error}", program.display()))
+}
+
+/// Builds the workspace as it is released, and measures it beside its peers.
+fn bench(words: &[String]) -> Result<(), String> {
+    build()?;
+    bench::run(root()?, &target_directory()?, words)
+}
+
+fn root() -> Result<&'static Path, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    root.ok_or_else(|| "this package has been moved".to_owned())
+}
+
+fn build() -> Result<(), String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let built = Command::new(cargo)
+        .args(["build", "--release", "--workspace"])
+        .current_dir(root()?)
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if built.success() { Ok(()) } else { Err("the build failed".to_owned()) }
 }
 
 /// Where cargo has put this program, and so puts all others: the environment or a configuration may have moved it.

@@ -28,7 +28,10 @@ async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
             // A client that leaves is an error too, and of no interest.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(hello)).await;
+            let _ = http1::Builder::new()
+                .pipeline_flush(true)
+                .serve_connection(TokioIo::new(stream), service_fn(hello))
+                .await;
         });
     }
 }
