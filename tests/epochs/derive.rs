@@ -238,19 +238,29 @@ impl Sources {
         ] {
             self.insert(&format!("worker-api/src/{file}"), place, &ask(of));
         }
-        // Who asks: the application does itself; the class and the host here.
+        // Who asks: the application does itself; the class in its `run`, and the host when it has loaded a library.
         self.insert(
             "worker-api/src/export.rs",
             "        let apps = applications(mounts);\n",
             "log::info!(\"epoch: the class asks, host {:?}, application {:?}\", host.next(), apps.iter().next().and_then(|app| app.next()));\n",
         );
-        let host = self.file("host/src/plugin.rs");
-        let attach = "        module.attach()(log_sink());\n";
-        assert!(host.matches(attach).count() >= 2, "{attach}");
-        let asks = format!(
-            "log::info!(\"epoch: the host asks, module {{:?}}\", module.{name}().map(|call| call()));\n"
+        self.replace(
+            INTERFACE,
+            "pub unsafe fn load<M: RootModule>(",
+            "pub unsafe fn load<M: RootModule + Ask>(",
         );
-        *host = host.replace(attach, &format!("{attach}{asks}"));
+        let loaded = ".map_err(|error| Refusal::Constructor(format!(\"{error:?}\")))\n";
+        self.replace(INTERFACE, loaded, &format!("{}.inspect(Ask::ask)\n", loaded.trim_end()));
+        let roots = self.tables().into_iter().filter(|table| table.name.ends_with("Module"));
+        let asks = roots.map(|table| {
+            format!(
+                "impl Ask for {0}_Ref {{ fn ask(&self) {{\nlog::info!(\"epoch: the host asks, module {{:?}}\", \
+                 self.{name}().map(|call| call()));\n}} }}\n",
+                table.name
+            )
+        });
+        let asks: String = asks.collect();
+        self.file(INTERFACE).push_str(&format!("pub trait Ask {{ fn ask(&self); }}\n{asks}"));
         // Constants that others do not know, and a key.
         self.file(INTERFACE).push_str(
             "pub const IO_NEXT: i64 = -11;\npub const EVENT_NEXT: u32 = 1 << 30;\n\
