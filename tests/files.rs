@@ -3,8 +3,8 @@
 //! What a newcomer would get wrong: the times of the files are set here. One that was just written has a weak tag, which
 //! is right and no good for ranges.
 
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -478,6 +478,9 @@ fn rules_types_and_the_fallback_are_the_operators() {
         }
         assert_eq!(get(&server, "/%00", &[]).status, 400);
         server.finish();
+        let server = public.serve(class, "fallback = '/assets'\nindex = ['a.js']\n");
+        assert_eq!(get(&server, "/x", &[]).status, 404, "there is nowhere to send the client");
+        server.finish();
     });
 }
 
@@ -532,6 +535,40 @@ fn a_file_that_becomes_shorter_while_it_is_sent_never_looks_whole() {
         server.wait_log("/large.bin has become shorter while it was sent");
         wait_for("a worker that serves", || server.get("/large.bin").body.len() == 1000);
         server.finish();
+    });
+}
+
+#[test]
+fn what_the_workers_may_not_read_is_forbidden_and_no_reason_to_send_less() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can run workers as somebody else");
+        return;
+    }
+    under_each_class(|class| {
+        let site = Site::new("forbidden");
+        let public = Public::new(&site);
+        for name in ["private", "a.css", "a.css.gz", "closed/index.html", "closed/a.txt"] {
+            public.file(name, TEN);
+        }
+        for (name, mode) in [("private", 0o600), ("a.css.gz", 0o600), ("closed", 0o700)] {
+            fs::set_permissions(public.path(name), Permissions::from_mode(mode)).expect("it is ours");
+        }
+        let table = "[app.app]\nroot = 'public'\n";
+        let launch = site.launch().class(class).args(&["--user", "nobody"]);
+        let server = launch.with(|settings| _ = settings.append(table)).start();
+        for target in ["/private", "/closed/", "/closed/a.txt", "/closed"] {
+            assert_eq!(get(&server, target, &[]).status, 403, "{target}");
+        }
+        let got = get(&server, "/a.css", &[("Accept-Encoding", "gzip")]);
+        assert_eq!((got.text().as_str(), got.field("content-encoding")), (TEN, None));
+        server.finish();
+        // A root that they may not enter is found before they serve.
+        let table = "[app.app]\nroot = 'public/closed'\n";
+        let launch = site.launch().class(class).args(&["--user", "nobody"]);
+        let ended = launch.with(|settings| _ = settings.append(table)).start_in_vain();
+        assert_eq!(ended.status.code(), Some(4), "{}", ended.stderr);
+        let why = "cannot serve the directory public/closed: Permission denied";
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
     });
 }
 

@@ -123,7 +123,11 @@ impl Site {
     /// What answers for a path, the fallback included.
     fn find(&self, path: &[u8]) -> Result<Found, Trouble> {
         match (self.look_up(path), &self.settings.fallback) {
-            (Err(Trouble::Status(404)), Some(fallback)) => self.look_up(fallback.as_bytes()),
+            (Err(Trouble::Status(404)), Some(fallback)) => match self.look_up(fallback.as_bytes())? {
+                // Nobody asked for that one, so that nobody could be sent to it.
+                Found::Directory => Err(Trouble::Status(404)),
+                found @ Found::File(_) => Ok(found),
+            },
             (found, _) => found,
         }
     }
@@ -175,9 +179,13 @@ impl Site {
     ) -> Result<Option<(Opened, &'static str)>, Trouble> {
         for coding in &accepted.codings {
             let name = [&plain.name, coding.suffix().as_bytes()].concat();
-            let fresh = |form: &Opened| form.state.written.0 >= plain.state.written.0;
-            if let Some(form) = self.regular(name)?.filter(fresh) {
-                return Ok(Some((form, coding.name())));
+            match self.regular(name) {
+                Ok(Some(form)) if form.state.written.0 >= plain.state.written.0 => {
+                    return Ok(Some((form, coding.name())));
+                }
+                // One that cannot be opened is no reason not to send the file itself.
+                Ok(_) | Err(Trouble::Status(_)) => {}
+                Err(other) => return Err(other),
             }
         }
         Ok(None)

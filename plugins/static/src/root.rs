@@ -42,8 +42,15 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
         let mut root = Self { directory, symlinks, by_kernel: true };
-        // A filter of system calls says one or the other. The root itself can be looked at in any case.
-        root.by_kernel = !matches!(root.resolve(b".", OFlags::PATH), Err(Errno::NOSYS | Errno::PERM));
+        // A first step shows whether the directory may be entered, and who takes the steps.
+        match root.resolve(b".", OFlags::PATH) {
+            // There is none, or a filter of system calls does not let it through.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                root.by_kernel = false;
+                openat(&root.directory, ".", LOOK, Mode::empty())?;
+            }
+            entered => _ = entered?,
+        }
         Ok(root)
     }
 

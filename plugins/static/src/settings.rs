@@ -26,8 +26,11 @@ const OURS: &[&str] = &[
     "content-encoding",
     "content-length",
     "content-range",
+    // A setting of its own: `types`.
+    "content-type",
     "date",
     "etag",
+    "keep-alive",
     "last-modified",
     "location",
     "trailer",
