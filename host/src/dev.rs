@@ -119,7 +119,9 @@ pub fn run(plan: &Plan, mask: &Mask) -> Result<(), StartError> {
         due: Some(Instant::now()),
         stopping: false,
     };
-    match session.run() {
+    let ended = session.run();
+    session.end_build();
+    match ended {
         Ok(0) => Ok(()),
         Ok(code) => Err(StartError::new(code, "the server has ended; see what it said above")),
         Err(error) => Err(fail("its children and sources", &error)),
@@ -182,14 +184,18 @@ impl Session<'_> {
             _ => return Ok(()),
         };
         self.stopping = true;
-        if let Some((build, _)) = self.build {
-            // All that the shell has begun. It may have come to its end by now.
-            let _ = nix::sys::signal::killpg(build, Signal::SIGTERM);
-        }
+        self.end_build();
         if let Some(server) = self.server {
             signal::send(server, told)?;
         }
         Ok(())
+    }
+
+    /// All that the shell has begun. It may have come to its end by now.
+    fn end_build(&self) {
+        if let Some((build, _)) = self.build {
+            let _ = nix::sys::signal::killpg(build, Signal::SIGTERM);
+        }
     }
 
     /// A child has ended. Returns the exit code of this program, if that ends, too.

@@ -423,7 +423,8 @@ pub static SETTINGS: &[Setting] = &[
         &["mount"],
         Kind::TextList,
         None,
-        "Mount an application under a path: PREFIX=APP. The longest prefix that matches a request wins.",
+        "Mount an application under a path: PREFIX=APP. The longest prefix that matches a request wins. In the file also a \
+         table, [[mount]], with prefix, application, and settings for the application at this place.",
     ),
     setting(
         "Application",
