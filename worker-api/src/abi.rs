@@ -672,7 +672,6 @@ pub struct WorkerModule {
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = HookModule_Ref)))]
-#[sabi(missing_field(panic))]
 pub struct HookModule {
     /// As [`AppModule::attach`].
     pub attach: extern "C" fn(LogSink),

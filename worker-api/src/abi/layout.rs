@@ -16,11 +16,14 @@ use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
 use abi_stable::type_layout::{TLData, TLField, TLFunction, TypeLayout};
 
-use super::{AppModule_Ref, WorkerModule_Ref};
+use super::{AppModule_Ref, HookModule_Ref, WorkerModule_Ref};
 
 /// What a symbol leads to; all else that crosses is found from there.
-const ROOTS: &[(&str, &TypeLayout)] =
-    &[("AppModule_Ref", AppModule_Ref::LAYOUT), ("WorkerModule_Ref", WorkerModule_Ref::LAYOUT)];
+const ROOTS: &[(&str, &TypeLayout)] = &[
+    ("AppModule_Ref", AppModule_Ref::LAYOUT),
+    ("HookModule_Ref", HookModule_Ref::LAYOUT),
+    ("WorkerModule_Ref", WorkerModule_Ref::LAYOUT),
+];
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/layout.txt");
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ABI.md");
