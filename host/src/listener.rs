@@ -709,7 +709,13 @@ mod tests {
     /// Whether a socket becomes readable or writable within the time.
     fn is_ready(fd: &impl AsFd, what: PollFlags, milliseconds: u16) -> bool {
         let mut descriptors = [PollFd::new(fd.as_fd(), what)];
-        poll(&mut descriptors, PollTimeout::from(milliseconds)).unwrap() > 0
+        loop {
+            match poll(&mut descriptors, PollTimeout::from(milliseconds)) {
+                // Other tests of this process have handlers for signals.
+                Err(Errno::EINTR) => {}
+                found => return found.unwrap() > 0,
+            }
+        }
     }
 
     #[test]
