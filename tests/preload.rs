@@ -13,6 +13,11 @@ use harness::{Crowd, Load, Manner, Plan, Server, Signal, Site, process, programs
 /// What "at once" may take at most here.
 const AT_ONCE: Duration = Duration::from_millis(2000);
 
+/// Load that leaves the server under test some of a small machine.
+fn gentle(plan: Plan) -> Plan {
+    plan.paced(Duration::from_millis(2))
+}
+
 /// How much the application creates.
 const BYTES: u64 = 48 << 20;
 
@@ -134,7 +139,7 @@ fn a_template_that_dies_is_replaced_and_workers_serve_on() {
     let site = Site::new("kill9_template");
     let mut server = fixture(&site, &[]).workers(2).start();
     let workers = server.workers();
-    let load = Load::start(server.address(), Plan::pids(2));
+    let load = Load::start(server.address(), gentle(Plan::pids(2)));
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let old = template(&server);
         process::send(old, signal);
@@ -175,7 +180,7 @@ fn a_template_that_is_stuck_is_replaced_when_a_worker_is_wanted() {
 fn a_reload_makes_another_template_and_loses_nothing() {
     let site = Site::new("reload");
     let server = preloaded(&site).workers(3).start();
-    let load = Load::start(server.address(), Plan::versions(4));
+    let load = Load::start(server.address(), gentle(Plan::versions(4)));
     for turn in 0..6 {
         let old = template(&server);
         site.install(programs().inspect(2 - turn % 2), "app.so");
@@ -195,7 +200,7 @@ fn a_reload_makes_another_template_and_loses_nothing() {
 fn preload_comes_and_goes_with_a_reload() {
     let site = Site::new("on_and_off");
     let mut server = preloaded(&site).workers(2).start();
-    let load = Load::start(server.address(), Plan::versions(2));
+    let load = Load::start(server.address(), gentle(Plan::versions(2)));
     for (on, children) in [("false", 2), ("true", 3), ("false", 2)] {
         server.configure(|settings| _ = settings.raw("preload_app", on));
         server.reload_well();
@@ -264,7 +269,7 @@ fn a_fault_that_only_the_template_meets_refuses_the_reload() {
     let mut server = preloaded(&site).workers(2).start();
     server.expect_error("Reload refused");
     let (workers, template) = (server.workers(), template(&server));
-    let load = Load::start(server.address(), Plan::versions(2));
+    let load = Load::start(server.address(), gentle(Plan::versions(2)));
     for (mode, _, says) in FAULTS {
         server.configure(|settings| {
             settings.init(&format!("probe-ok:{mode}")).raw("boot_timeout", boot_timeout(mode));
@@ -456,7 +461,7 @@ fn a_new_master_makes_a_template_of_its_own_and_nobody_is_lost() {
     let mut server = preloaded(&site).workers(2).pidfile().everywhere().start();
     let old = template(&server);
     let loads: Vec<Load> =
-        server.addresses().iter().map(|address| Load::start(address, Plan::versions(2))).collect();
+        server.addresses().iter().map(|address| Load::start(address, gentle(Plan::versions(2)))).collect();
     server.signal(Signal::SIGUSR2);
     wait_for("another template", || templates(&server).len() == 2);
     server.wait_log(") is ready");
@@ -501,7 +506,7 @@ fn several_queues_are_kept_and_served_with_a_template() {
     let mut server = preloaded(&site).workers(3).args(&["--reuse-port"]).start();
     let first = process::listening(server.address().port());
     assert_eq!(first.len(), 3);
-    let load = Load::start(server.address(), Plan::versions(6));
+    let load = Load::start(server.address(), gentle(Plan::versions(6)));
     server.signal(Signal::SIGTTOU);
     server.wait_workers(2);
     load.more(200);
@@ -522,7 +527,7 @@ fn a_new_build_is_seen_and_workers_ask_for_replacement_in_turn() {
     let site = Site::new("watch");
     let settings = [("max_requests", "10"), ("recycle_interval", "0.2")];
     let mut server = preloaded(&site).workers(2).args(&["--reload"]).settings(&settings).start();
-    let load = Load::start(server.address(), Plan::versions(2));
+    let load = Load::start(server.address(), gentle(Plan::versions(2)));
     let (old, first) = (template(&server), server.workers());
     wait_for("both workers to be replaced", || !first.iter().any(|pid| process::runs(*pid)));
     assert_eq!(templates(&server), [old], "by the same template");
