@@ -4,6 +4,7 @@
 //! knows workers only, and the hook process.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::{
@@ -122,6 +123,21 @@ fn on_reload_can_refuse_a_reload() {
         server.expect_error("asked to");
         server.finish();
     }
+}
+
+#[test]
+fn whoever_asked_by_the_control_socket_hears_of_the_refusal() {
+    let site = Site::new("veto_ctl");
+    let launch = launch(&site, &["FX_HOOK=on_reload:fail"]);
+    let mut server = launch.with(|settings| _ = settings.text("control_socket", "ctl.sock")).start();
+    hook_process(&server);
+    let socket = site.join("ctl.sock");
+    let answer = Command::new(programs().rgunicorn()).arg("ctl").arg(socket).arg("reload").output();
+    let answer = answer.expect("it was built");
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(!answer.status.success() && said.contains("the hook on_reload of"), "{said}");
+    server.expect_error("Reload refused");
+    server.finish();
 }
 
 /// What the log says when a hook has had its time.
