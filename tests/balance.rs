@@ -143,17 +143,22 @@ fn requests_spread_evenly_over_workers() {
             }
             // One round, or all of them so far.
             for counts in [served, total.clone()] {
-                if best.as_ref().is_none_or(|best| usage::imbalance(&counts) < usage::imbalance(best)) {
+                if best.as_ref().is_none_or(|best| imbalance(&counts) < imbalance(best)) {
                     best = Some(counts);
                 }
             }
-            if best.as_ref().is_some_and(|best| usage::imbalance(best) < EVEN_REQUESTS) {
+            if best.as_ref().is_some_and(|best| imbalance(best) < EVEN_REQUESTS) {
                 break;
             }
         }
         expect_even(class, "requests", &best.expect("a round"), EVEN_REQUESTS);
         server.finish();
     });
+}
+
+/// Of four workers. One that a busy machine did not let in for a whole round is not among those who served.
+fn imbalance(counts: &BTreeMap<String, u64>) -> f64 {
+    if counts.len() == 4 { usage::imbalance(counts) } else { f64::INFINITY }
 }
 
 #[test]

@@ -52,6 +52,9 @@ const BALANCE: Duration = Duration::from_millis(50);
 /// After the answer to a request that is over its time: how long its thread may take to come back before the
 /// worker counts as damaged.
 const STUCK: Duration = Duration::from_millis(500);
+/// How long work may wait for a thread, and none take any up, before the loop no longer counts as moving: on a busy
+/// machine one that was called needs a while.
+const STILL: u64 = 100;
 /// How long before the end of `graceful_timeout` idle connections are closed.
 const MARGIN: u64 = 500;
 
@@ -141,6 +144,8 @@ pub(crate) struct Reactor<F: 'static, M> {
     /// Connections are closed by then.
     last: u64,
     seen_turns: Vec<u64>,
+    /// Since when no thread has taken up work that waits, or 0.
+    still: u64,
     /// Keys to look at again in this turn.
     again: Vec<u64>,
 }
@@ -193,6 +198,7 @@ where
             state: State::Running,
             last: 0,
             seen_turns,
+            still: 0,
             again: Vec::new(),
         })
     }
@@ -304,16 +310,22 @@ where
     /// stuck; its heartbeat stands still then.
     fn moves(&mut self) -> bool {
         let mut moves = true;
-        // Nothing is with a thread: nothing waits for one.
-        if self.away == 0 {
+        // If nothing is with a thread, nothing waits for one.
+        if self.away > 0 {
+            for (crew, seen) in self.crews.iter().zip(&mut self.seen_turns) {
+                let (turns, waits) = crew.progress();
+                moves &= !waits || turns != *seen;
+                *seen = turns;
+            }
+        }
+        if moves {
+            self.still = 0;
             return true;
         }
-        for (crew, seen) in self.crews.iter().zip(&mut self.seen_turns) {
-            let (turns, waits) = crew.progress();
-            moves &= !waits || turns != *seen;
-            *seen = turns;
+        if self.still == 0 {
+            self.still = self.now;
         }
-        moves
+        self.now - self.still < STILL
     }
 
     // ---------------------------------------------------------------------------------------------------
