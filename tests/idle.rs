@@ -12,6 +12,9 @@ const IDLE: usize = 10_000;
 /// How many come at a time.
 const GROUP: usize = 50;
 
+/// Octets of private memory that each may cost: what nginx needs. Measured: 156 to 201.
+const MOST: u64 = 507;
+
 /// Long enough to open all of them and to look at them.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
@@ -53,7 +56,7 @@ fn ten_thousand_idle_connections() {
     let more = usage::private_memory(old).saturating_sub(before);
     let each = more / (IDLE - GROUP) as u64;
     eprintln!("opened {IDLE} connections in {opened:.1?}; {each} octets of private memory each");
-    assert!(each < 1024, "{each} octets for each idle connection");
+    assert!(each <= MOST, "{each} octets for each idle connection, not {MOST}");
 
     idleness(&mut crowd, old);
     assert_eq!(crowd.open(), IDLE, "nobody's time is over yet");
