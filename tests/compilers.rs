@@ -1,8 +1,8 @@
 //! Plugins that another compiler built, or ours with other options, serve under each other and under our programs.
 //!
 //! Toolchain, optimisation, link-time optimisation, panic strategy and allocator are an author's own choice. Three
-//! builds that differ in all of them at once are tried here; `RGUNICORN_COMPILERS=1` tries every combination, which
-//! takes the better part of an hour. What a newcomer would get wrong: the allocator is not only another one. It aborts
+//! mixtures of them are tried here; `RGUNICORN_COMPILERS=1` tries every combination, which takes the better part of an
+//! hour. What a newcomer would get wrong: the allocator is not only another one. It aborts
 //! when a block comes back to it that it never gave, so that each side frees what it allocated or the test fails.
 
 use std::path::PathBuf;
