@@ -56,7 +56,7 @@ struct Kit {
 
 /// Settings of the server that most trials share: short enough to wait for, long enough for a busy machine.
 const USUAL: &[&str] =
-    &["--keep-alive", "5", "--head-timeout", "5", "--graceful-timeout", "5", "--threads", "4"];
+    &["--keep-alive", "5", "--head-timeout", "30", "--graceful-timeout", "5", "--threads", "4"];
 
 impl Kit {
     fn new(setup: Setup, note: &Note) -> Self {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// How long to wait for the next octets.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer that a trial asks for has a tenth of this.
 const ANSWER_LIMIT: usize = 64 << 20;
 
@@ -92,7 +92,7 @@ impl Client {
 
     pub(super) fn send(&mut self, octets: &[u8]) -> Result<(), Trouble> {
         self.stream.write_all(octets).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => "the server reads nothing for 10 s".to_owned(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "the server reads nothing for 30 s".to_owned(),
             _ => format!("the connection broke while the request was sent: {error}"),
         })
     }

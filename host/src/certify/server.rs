@@ -18,7 +18,7 @@ use crate::sys::wait::{self, Ended};
 use crate::sys::{Pid, fork};
 
 /// How long a start may take: a slow machine, and a file that is still being written.
-const BOOT: Duration = Duration::from_secs(40);
+const BOOT: Duration = Duration::from_secs(120);
 /// Between two looks at something that is waited for.
 const INTERVAL: Duration = Duration::from_millis(3);
 

@@ -3,7 +3,8 @@
 //! Owns the list, and what a trial may say. The trials themselves: `requests` (framing and bodies), `clients` (those that
 //! are slow, leave or are too many), `life` (signals, reloads, times), `reports` (what the host is told). What a newcomer
 //! would get wrong: a trial never sleeps for a fixed time to let something happen; it waits for a condition with a
-//! deadline. The exceptions are those whose subject is that nothing happens.
+//! deadline. The exceptions are those whose subject is that nothing happens. And deadlines tell only when to give up: a
+//! machine with fifty processes for each processor makes a good class slow, not wrong.
 
 mod clients;
 mod life;

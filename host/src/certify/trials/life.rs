@@ -12,6 +12,14 @@ use super::clients::processor_time;
 use super::requests::at;
 use crate::sys::signal::Signal;
 
+/// How long to wait for what comes soon, or not at all.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Tries it with a `timeout` of 2 s, and once more with one of 10 s before a class is blamed: a starved one is silent, too.
+fn patiently(kit: &mut Kit, attempt: fn(&mut Kit, u64) -> Result<(), Trouble>) -> Result<(), Trouble> {
+    attempt(kit, 2).or_else(|_| attempt(kit, 10))
+}
+
 fn answered(server: &Server) -> Result<(), Trouble> {
     Client::get(server.address, "/")?.expect(b"reference")
 }
@@ -25,26 +33,29 @@ fn same_worker(server: &Server, worker: i32) -> Result<(), Trouble> {
 }
 
 pub(super) fn heartbeat(kit: &mut Kit) -> Result<(), Trouble> {
-    let server = kit.start(&["--timeout", "2"])?;
-    let worker = server.worker()?;
-    // The subject: nothing may happen for longer than `timeout`.
-    pause(Duration::from_millis(4500));
-    same_worker(&server, worker)
+    patiently(kit, |kit, timeout| {
+        let server = kit.start(&["--timeout", &timeout.to_string()])?;
+        let worker = server.worker()?;
+        // The subject: nothing may happen for longer than `timeout`.
+        pause(Duration::from_millis(timeout * 2250));
+        same_worker(&server, worker)
+    })
 }
 
 pub(super) fn heartbeat_in_future(kit: &mut Kit) -> Result<(), Trouble> {
-    let server = kit.start(&["--timeout", "2"])?;
-    let worker = server.worker()?;
-    let target = "/async/sleep?4500";
-    at(target, Client::get(server.address, target).and_then(|answer| answer.expect(b"slept")))?;
-    same_worker(&server, worker)
+    patiently(kit, |kit, timeout| waits_long(kit, timeout, "/async/sleep", &[]))
 }
 
 pub(super) fn heartbeat_in_call(kit: &mut Kit) -> Result<(), Trouble> {
-    let server = kit.start(&["--timeout", "2", "--threads", "4"])?;
+    patiently(kit, |kit, timeout| waits_long(kit, timeout, "/sleep", &["--threads", "4"]))
+}
+
+/// That a request may take longer than `timeout`.
+fn waits_long(kit: &mut Kit, timeout: u64, route: &str, words: &[&str]) -> Result<(), Trouble> {
+    let server = kit.start(&[words, &["--timeout", &timeout.to_string()]].concat())?;
     let worker = server.worker()?;
-    let target = "/sleep?4500";
-    at(target, Client::get(server.address, target).and_then(|answer| answer.expect(b"slept")))?;
+    let target = format!("{route}?{}", timeout * 2250);
+    at(&target, Client::get(server.address, &target).and_then(|answer| answer.expect(b"slept")))?;
     same_worker(&server, worker)
 }
 
@@ -66,7 +77,7 @@ pub(super) fn sleeps(kit: &mut Kit) -> Result<(), Trouble> {
 
 pub(super) fn request_timeout(kit: &mut Kit) -> Result<(), Trouble> {
     let server = kit.start(&["--request-timeout", "1", "--graceful-timeout", "2"])?;
-    for target in ["/sleep?30000", "/async/sleep?30000"] {
+    for target in ["/sleep?100000", "/async/sleep?100000"] {
         let begun = Instant::now();
         let mut client = Client::open(server.address)?;
         client.send(request("GET", target, "").as_bytes())?;
@@ -75,7 +86,7 @@ pub(super) fn request_timeout(kit: &mut Kit) -> Result<(), Trouble> {
             Ok(answer) => return Err(format!("{target}: a {} instead of a 504", answer.status)),
             Err(why) if why.contains("nothing came") => {
                 return Err(format!(
-                    "{target}: neither answered nor closed within 10 s, with a request_timeout of 1 s"
+                    "{target}: neither answered nor closed within 30 s, with a request_timeout of 1 s"
                 ));
             }
             // A class that cannot answer for it leaves it to the host to end the worker.
@@ -86,7 +97,7 @@ pub(super) fn request_timeout(kit: &mut Kit) -> Result<(), Trouble> {
             return Err(format!("{target}: ended after {:.1} s, before its time", time.as_secs_f64()));
         }
         let mut last = Ok(());
-        until(Duration::from_secs(15), || {
+        until(Duration::from_secs(60), || {
             last = answered(&server);
             last.is_ok()
         });
@@ -97,7 +108,7 @@ pub(super) fn request_timeout(kit: &mut Kit) -> Result<(), Trouble> {
 
 /// Requests one after the other until the condition holds, kept connections among them; none may be lost.
 fn none_is_lost(kit_keeps: bool, server: &Server, mut done: impl FnMut(i32) -> bool) -> Result<(), Trouble> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(90);
     let mut kept: Option<Client> = None;
     let mut count = 0;
     loop {
@@ -118,21 +129,23 @@ fn none_is_lost(kit_keeps: bool, server: &Server, mut done: impl FnMut(i32) -> b
             return Ok(());
         }
         if Instant::now() > end {
-            return Err(format!("after {count} requests in 20 s the old worker still answers"));
+            return Err(format!("after {count} requests in 90 s the old worker still answers"));
         }
     }
 }
 
 pub(super) fn reload(kit: &mut Kit) -> Result<(), Trouble> {
-    let server = kit.start(&["--graceful-timeout", "5"])?;
+    let server = kit.start(&["--graceful-timeout", "20"])?;
     let keeps = kit.keep_alive;
     for _ in 0..3 {
         let old = server.worker()?;
         server.signal(Signal::SIGHUP)?;
         none_is_lost(keeps, &server, |worker| worker != old)?;
         let gone = || std::fs::metadata(format!("/proc/{old}")).is_err();
-        if !until(Duration::from_secs(12), gone) {
-            return Err("the old worker is still there 12 s later, with a graceful_timeout of 5 s".to_owned());
+        if !until(Duration::from_secs(60), gone) {
+            return Err(
+                "the old worker is still there a minute later, with a graceful_timeout of 20 s".to_owned()
+            );
         }
     }
     Ok(())
@@ -150,8 +163,8 @@ pub(super) fn max_requests(kit: &mut Kit) -> Result<(), Trouble> {
 
 /// The answer to what was sent before a TERM, and the server's end after it.
 pub(super) fn term_at_work(kit: &mut Kit) -> Result<(), Trouble> {
-    for target in ["/sleep?1000", "/async/sleep?1000"] {
-        let mut server = kit.start(&["--graceful-timeout", "10"])?;
+    for target in ["/sleep?3000", "/async/sleep?3000"] {
+        let mut server = kit.start(&["--graceful-timeout", "60"])?;
         let mut client = Client::open(server.address)?;
         client.send(request("GET", target, "").as_bytes())?;
         at(target, wait_until_at_work(&server, target))?;
@@ -159,7 +172,7 @@ pub(super) fn term_at_work(kit: &mut Kit) -> Result<(), Trouble> {
         let answer = at(target, client.answer("GET"))?;
         at(target, answer.expect(b"slept"))?;
         at(target, client.end())?;
-        at(target, server.expect_end(Duration::from_secs(9)))?;
+        at(target, server.expect_end(PATIENCE))?;
     }
     Ok(())
 }
@@ -167,20 +180,21 @@ pub(super) fn term_at_work(kit: &mut Kit) -> Result<(), Trouble> {
 /// Waits until the control socket shows a worker at this request: the class has called `request_begin`.
 fn wait_until_at_work(server: &Server, target: &str) -> Result<(), Trouble> {
     let at_work = || super::reports::status(server).is_ok_and(|status| status.contains(target));
-    if until(Duration::from_secs(10), at_work) {
+    if until(PATIENCE, at_work) {
         return Ok(());
     }
     Err("no worker is at work on it: the class must call request_begin".to_owned())
 }
 
 pub(super) fn term_with_queue(kit: &mut Kit) -> Result<(), Trouble> {
-    let mut server = kit.start(&["--graceful-timeout", "20", "--threads", "1"])?;
+    let mut server = kit.start(&["--graceful-timeout", "120", "--threads", "1"])?;
     let mut clients = Vec::new();
     for index in 0..6 {
         let mut client = Client::open(server.address)?;
-        client.send(request("GET", "/sleep?300", "").as_bytes())?;
+        let target = if index == 0 { "/sleep?3000" } else { "/sleep?100" };
+        client.send(request("GET", target, "").as_bytes())?;
         if index == 0 {
-            wait_until_at_work(&server, "/sleep?300")?;
+            wait_until_at_work(&server, target)?;
         }
         clients.push(client);
     }
@@ -189,19 +203,19 @@ pub(super) fn term_with_queue(kit: &mut Kit) -> Result<(), Trouble> {
         let what = format!("client {} of 6", index + 1);
         at(&what, client.answer("GET").and_then(|answer| answer.expect(b"slept")))?;
     }
-    server.expect_end(Duration::from_secs(10))
+    server.expect_end(PATIENCE)
 }
 
 pub(super) fn term_while_kept(kit: &mut Kit) -> Result<(), Trouble> {
-    let mut server = kit.start(&["--graceful-timeout", "4", "--keep-alive", "20"])?;
+    let mut server = kit.start(&["--graceful-timeout", "60", "--keep-alive", "5"])?;
     let mut client = Client::open(server.address)?;
     client.send(request("GET", "/", "").as_bytes())?;
     client.answer("GET")?.expect(b"reference")?;
     let mut busy = Client::open(server.address)?;
-    busy.send(request("GET", "/async/sleep?1500", "").as_bytes())?;
-    wait_until_at_work(&server, "/async/sleep?1500")?;
+    busy.send(request("GET", "/async/sleep?3000", "").as_bytes())?;
+    wait_until_at_work(&server, "/async/sleep?3000")?;
     server.signal(Signal::SIGTERM)?;
-    if !until(Duration::from_secs(5), || server.log().contains("Handling signal: term")) {
+    if !until(PATIENCE, || server.log().contains("Handling signal: term")) {
         return Err("the server does not say that it got the signal".to_owned());
     }
     // It is answered or ended, in order: which of the two depends on who was first.
@@ -218,7 +232,7 @@ pub(super) fn term_while_kept(kit: &mut Kit) -> Result<(), Trouble> {
         }
     }
     busy.answer("GET")?.expect(b"slept")?;
-    server.expect_end(Duration::from_secs(9))
+    server.expect_end(PATIENCE)
 }
 
 pub(super) fn term_while_stuck(kit: &mut Kit) -> Result<(), Trouble> {
@@ -228,7 +242,7 @@ pub(super) fn term_while_stuck(kit: &mut Kit) -> Result<(), Trouble> {
         client.send(request("GET", target, "").as_bytes())?;
         at(target, wait_until_at_work(&server, target))?;
         server.signal(Signal::SIGTERM)?;
-        at(&format!("{target}, with a graceful_timeout of 1 s"), server.expect_end(Duration::from_secs(8)))?;
+        at(&format!("{target}, with a graceful_timeout of 1 s"), server.expect_end(PATIENCE))?;
     }
     Ok(())
 }
@@ -239,5 +253,5 @@ pub(super) fn interrupt(kit: &mut Kit) -> Result<(), Trouble> {
     client.send(request("GET", "/async/sleep?60000", "").as_bytes())?;
     wait_until_at_work(&server, "/async/sleep?60000")?;
     server.signal(Signal::SIGINT)?;
-    server.expect_end(Duration::from_secs(8))
+    server.expect_end(PATIENCE)
 }

@@ -18,7 +18,7 @@ use super::requests::at;
 pub(super) fn status(server: &Server) -> Result<String, Trouble> {
     let ask = || {
         let mut stream = UnixStream::connect(server.path("control"))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.write_all(b"status\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -35,7 +35,7 @@ pub(super) fn access_log(kit: &mut Kit) -> Result<(), Trouble> {
         at(target, Client::get(server.address, target))?;
         let line = format!("\"GET {target} HTTP/1.1\" {status} ");
         let found = || server.file("access.log").lines().any(|other| other.contains(&line));
-        if !until(Duration::from_secs(5), found) {
+        if !until(Duration::from_secs(40), found) {
             return Err(format!("the access log has no line with {line}; the class must call request_end"));
         }
         let sized = |other: &str| other.contains(&line) && other.contains(&format!("{status} {size} "));
@@ -47,14 +47,14 @@ pub(super) fn access_log(kit: &mut Kit) -> Result<(), Trouble> {
 }
 
 pub(super) fn connections(kit: &mut Kit) -> Result<(), Trouble> {
-    let server = kit.start(&["--head-timeout", "30"])?;
+    let server = kit.start(&["--head-timeout", "100"])?;
     let open = || -> Option<u64> {
         let status: Value = serde_json::from_str(&status(&server).ok()?).ok()?;
         status["workers"].as_array()?.iter().map(|worker| worker["connections"].as_u64()).sum()
     };
     let mut held = Client::open(server.address)?;
     held.send(b"GET / HTTP/1.1\r\nHost: a\r\n")?;
-    if !until(Duration::from_secs(10), || open() == Some(1)) {
+    if !until(Duration::from_secs(40), || open() == Some(1)) {
         let count = open().map_or("nothing".to_owned(), |count| count.to_string());
         return Err(format!("one connection is open, and the host knows of {count}; see connection_opened"));
     }
@@ -66,7 +66,7 @@ pub(super) fn connections(kit: &mut Kit) -> Result<(), Trouble> {
         client.send(request("GET", "/", "").as_bytes())?;
         client.answer("GET")?.expect(b"reference")?;
     }
-    if !until(Duration::from_secs(10), || open() == Some(0)) {
+    if !until(Duration::from_secs(40), || open() == Some(0)) {
         let count = open().map_or("nothing".to_owned(), |count| count.to_string());
         return Err(format!("all clients have left, and the host knows of {count}; see connection_closed"));
     }
