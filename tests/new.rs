@@ -144,7 +144,10 @@ impl Drop for Server {
 fn new(terminal: &mut Terminal, words: &str) -> Hints {
     let told = terminal.run(&format!("{} new {words}", programs().rgunicorn().display()));
     eprintln!("{told}");
-    assert!(told.contains("the interface is taken from /"), "{told}");
+    assert!(
+        told.contains("the interface is taken from /") || told.contains("rgunicorn.h is in it"),
+        "{told}"
+    );
     let mut blocks: Vec<Vec<String>> = Vec::new();
     let mut within = false;
     for line in told.lines() {
@@ -186,6 +189,34 @@ fn an_application_is_made_built_served_changed_and_reloaded() {
     }
     wait_for("the new answer", || server.text("/world") == "Good morning from /world\n");
     clean(&first, "fresh-app");
+    server.finish();
+}
+
+#[test]
+fn an_application_in_c_is_made_built_served_changed_and_reloaded() {
+    for tool in ["cc", "make"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            eprintln!("skipped an_application_in_c_is_made_built_served_changed_and_reloaded: no {tool}");
+            return;
+        }
+    }
+    let site = Site::new("new_c_app");
+    let (mut first, mut second) = (Terminal::open(&site), Terminal::open(&site));
+    let hints = new(&mut first, "app fresh-c --c");
+    let [build, change] = hints.blocks.as_slice() else { panic!("{:?}", hints.blocks) };
+    let (serve, before) = build.split_last().expect("commands");
+    for line in before {
+        first.run(line);
+    }
+    let server = first.serve(serve);
+    assert_eq!(server.text("/"), "Hello from C\n");
+    let source = site.join("fresh-c/fresh_c.c");
+    let text = fs::read_to_string(&source).expect("the source");
+    fs::write(&source, text.replace("Hello from", "Good morning from")).expect("it is ours");
+    for line in change {
+        second.run(line);
+    }
+    wait_for("the new answer", || server.text("/") == "Good morning from C\n");
     server.finish();
 }
 

@@ -25,6 +25,8 @@ pub struct Request {
 pub enum Kind {
     /// An application in Rust.
     App,
+    /// An application in C.
+    CApp,
     /// A worker class in Rust.
     Worker,
 }
@@ -41,6 +43,13 @@ const APP: &[File] = &[
     ("Cargo.toml", include_str!("new/app/Cargo.toml.in")),
     ("src/lib.rs", include_str!("new/app/src/lib.rs")),
     ("tests/loads.rs", include_str!("new/app/tests/loads.rs")),
+];
+
+const C_APP: &[File] = &[
+    ("Makefile", include_str!("new/c/Makefile.in")),
+    ("{crate}.c", include_str!("new/c/app.c.in")),
+    (".gitignore", include_str!("new/c/gitignore.in")),
+    ("rgunicorn.h", include_str!("../../worker-api/include/rgunicorn.h")),
 ];
 
 const WORKER: &[File] = &[
@@ -73,13 +82,14 @@ impl Request {
             StartError::new(EXIT_SETTINGS, format!("cannot make the project {}: {why}", self.name))
         };
         judge_name(&self.name).map_err(fail)?;
-        let source = self.source().map_err(fail)?;
+        let source = if self.kind == Kind::CApp { None } else { self.source().map_err(fail)? };
         let program = std::env::current_exe()
             .map_err(|error| fail(format!("cannot find the program's own file: {}", io_text(&error))))?;
         let program = program.display().to_string();
-        let (files, hints): (&[File], _) = match self.kind {
-            Kind::App => (APP, self.hints_app(&program)),
-            Kind::Worker => (WORKER, self.hints_worker(&program)),
+        let (common, files, hints): (&[File], &[File], _) = match self.kind {
+            Kind::App => (COMMON, APP, self.hints_app(&program)),
+            Kind::CApp => (&[], C_APP, self.hints_c_app(&program)),
+            Kind::Worker => (COMMON, WORKER, self.hints_worker(&program)),
         };
         fs::create_dir(&self.name).map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => {
@@ -87,12 +97,13 @@ impl Request {
             }
             _ => fail(format!("cannot make its directory: {}", io_text(&error))),
         })?;
-        for (path, text) in COMMON.iter().chain(files) {
-            let path = Path::new(&self.name).join(path);
+        for (path, text) in common.iter().chain(files) {
+            let path = Path::new(&self.name).join(path.replace("{crate}", &self.library()));
             write(&path, &self.filled(text, source.as_deref(), &program))
                 .map_err(|error| fail(format!("cannot write {}: {}", path.display(), io_text(&error))))?;
         }
         let interface = match &source {
+            _ if self.kind == Kind::CApp => "rgunicorn.h is in it".to_owned(),
             Some(source) => format!("the interface is taken from {}", source.join("worker-api").display()),
             None => format!(
                 "the interface is taken by its version, since the sources that this program was built from are not \
@@ -125,6 +136,7 @@ impl Request {
     fn filled(&self, text: &str, source: Option<&Path>, program: &str) -> String {
         let mut text = text.replace("{name}", &self.name).replace("{crate}", &self.library());
         text = text.replace("{program}", &toml_string(program));
+        text = text.replace("{program-in-make}", &quoted(program).replace('$', "$$"));
         for (mark, package, place, version) in PACKAGES {
             let dependency = match source {
                 Some(tree) => {
@@ -156,6 +168,16 @@ impl Request {
              {program} --pid {name}.pid {built}\n\nIn another terminal, after each change of src/lib.rs:\n\n  cd {name}\n  \
              cargo build\n  kill -HUP $(cat {name}.pid)\n\nIf what was built does not work, what serves goes on, and \
              the log says why.\n"
+        )
+    }
+
+    fn hints_c_app(&self, program: &str) -> String {
+        let (name, library, program) = (&self.name, self.library(), quoted(program));
+        format!(
+            "Build it, test it, and serve it on http://127.0.0.1:8000/:\n\n  cd {name}\n  make test\n  {program} --pid \
+             {name}.pid ./lib{library}.so\n\nIn another terminal, after each change of {library}.c:\n\n  cd {name}\n  \
+             make\n  kill -HUP $(cat {name}.pid)\n\nIf what was built does not work, what serves goes on, and the log \
+             says why.\n"
         )
     }
 
@@ -298,9 +320,17 @@ mod tests {
     #[test]
     fn nothing_is_left_to_fill_in() {
         let request = Request { kind: Kind::App, name: "shop".to_owned(), source: None };
-        for (path, text) in COMMON.iter().chain(APP).chain(WORKER) {
+        for (path, text) in COMMON.iter().chain(APP).chain(C_APP).chain(WORKER) {
             let filled = request.filled(text, None, "/rgunicorn");
-            for mark in ["{name}", "{crate}", "{program}", "{worker-api}", "{http1}", "{reactor}"] {
+            for mark in [
+                "{program-in-make}",
+                "{name}",
+                "{crate}",
+                "{program}",
+                "{worker-api}",
+                "{http1}",
+                "{reactor}",
+            ] {
                 assert!(!filled.contains(mark), "{path}: {mark}");
             }
         }

@@ -268,13 +268,17 @@ fn new_command() -> Command {
     let source = Arg::new("source").long("source").value_name("DIRECTORY").help(
         "The source tree of rgunicorn. Default: $RGUNICORN_SOURCE, else what this program was built from.",
     );
+    let c = Arg::new("c")
+        .long("c")
+        .action(ArgAction::SetTrue)
+        .help("In C, with a Makefile and the header, instead of in Rust.");
     let kind = |word: &'static str, about: &'static str| {
         Command::new(word).about(about).disable_version_flag(true).arg(name.clone()).arg(source.clone())
     };
     tool(NEW, "Makes a project: an application or a worker class that builds, has a test, and can be served.")
         .subcommand_required(true)
         .disable_help_subcommand(true)
-        .subcommand(kind(APP, "An application."))
+        .subcommand(kind(APP, "An application.").arg(c))
         .subcommand(kind(WORKER, "A worker class."))
         .after_help("Prints the commands that build, test and serve it. Sources that are not there are named by their version.")
 }
@@ -284,7 +288,11 @@ const WORKER: &str = "worker";
 
 fn new_request(matches: &ArgMatches) -> Result<Invocation, CliError> {
     let (word, matches) = matches.subcommand().ok_or_else(|| usage(NEW, "app or worker is missing"))?;
-    let kind = if word == WORKER { new::Kind::Worker } else { new::Kind::App };
+    let kind = match word {
+        WORKER => new::Kind::Worker,
+        _ if matches.get_flag("c") => new::Kind::CApp,
+        _ => new::Kind::App,
+    };
     let (name, source) = (text(matches, "name").unwrap_or_default(), text(matches, "source"));
     Ok(Invocation::New(new::Request { kind, name, source: source.map(PathBuf::from) }))
 }
