@@ -191,7 +191,14 @@ fn command(setup: &Setup, directory: &Path, words: &[&str]) -> Result<Command, T
         .arg("-k")
         .arg(&setup.class)
         .args(["--bind", "127.0.0.1:0", "--error-logfile", "error.log", "--access-logfile", "access.log"])
-        .args(["--control-socket", "control", "--mount", &format!("/inline={reference}:inline")])
+        .args([
+            "--boot-timeout",
+            "100",
+            "--control-socket",
+            "control",
+            "--mount",
+            &format!("/inline={reference}:inline"),
+        ])
         .args(["--mount", &format!("/async={reference}:async")])
         .args(setup.options.iter().flat_map(|option| ["--worker-option", option]))
         .args(words)
