@@ -294,7 +294,10 @@ fn a_table_that_cannot_be_used_is_refused_in_one_sentence() {
             "UNKNOWN_DOOR",
             "its door is 'wasm', which this version does not know for this kind of plugin; upgrade rgunicorn",
         ),
-        ("ONLY_A_NOTE", "it has the note of a plugin but not the symbol RGUNICORN_C_APP_V1; rebuild it"),
+        (
+            "ONLY_A_NOTE",
+            "it has the note of an application, but not the symbol RGUNICORN_C_APP_V1 that belongs to it; rebuild it, and keep its dynamic symbols",
+        ),
         (
             "ABSENT_NAME",
             "it has no application named 'app'; it has: none of that name, whatever its note says; write FILE:NAME \
