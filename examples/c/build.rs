@@ -6,7 +6,7 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,16 +57,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Language {
-    /// The compiler, or why there is none.
-    fn found(&self) -> Result<Result<OsString, String>, Box<dyn Error>> {
+    /// The compiler and the words that come first (`CC="ccache gcc"`), or why there is none.
+    fn found(&self) -> Result<Result<Vec<String>, String>, Box<dyn Error>> {
         let (variable_name, default) = self.compiler;
-        let named = env::var_os(variable_name).filter(|named| !named.is_empty());
-        if named.is_none() && variable("HOST")? != variable("TARGET")? {
+        let named = env::var(variable_name).unwrap_or_default();
+        if named.trim().is_empty() && variable("HOST")? != variable("TARGET")? {
             return Ok(Err(format!("built for another machine; set {variable_name} to a compiler for it")));
         }
-        let compiler = named.unwrap_or_else(|| default.into());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            return Ok(Err(format!("no compiler {}", compiler.display())));
+        let named = if named.trim().is_empty() { default } else { named.as_str() };
+        let compiler: Vec<String> = named.split_whitespace().map(str::to_owned).collect();
+        if Command::new(&compiler[0]).args(&compiler[1..]).arg("--version").output().is_err() {
+            return Ok(Err(format!("no compiler {named}")));
         }
         Ok(Ok(compiler))
     }
@@ -74,13 +75,14 @@ impl Language {
     /// Compiles beside the library first: whoever runs the old one must not see half of the new one.
     fn compile(
         &self,
-        compiler: &OsStr,
+        compiler: &[String],
         include: &Path,
         sources: Vec<PathBuf>,
         temporary: &Path,
         file: &Path,
     ) -> Result<(), Box<dyn Error>> {
-        let mut command = Command::new(compiler);
+        let mut command = Command::new(&compiler[0]);
+        command.args(&compiler[1..]);
         command.args([self.standard, "-fPIC", "-shared", "-fvisibility=hidden", "-g1"]);
         command.args(["-Wall", "-Wextra", "-pedantic"]);
         command.arg(format!("-O{}", if variable("OPT_LEVEL")? == "0" { "1" } else { "2" }));
