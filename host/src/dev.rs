@@ -381,7 +381,9 @@ impl Sources {
 
     fn changed(&mut self, wd: i32, name: &OsStr, change: Change) -> io::Result<Option<PathBuf>> {
         let counts = |only: &Option<OsString>| only.as_ref().is_none_or(|only| only == name);
-        let within = self.watched.iter().find(|(other, _, only)| *other == wd && counts(only));
+        // A file that was named by itself counts, also where the names of its directory are judged.
+        let within = self.watched.iter().filter(|(other, _, only)| *other == wd && counts(only));
+        let within = within.max_by_key(|(_, _, only)| only.is_some());
         let Some((_, directory, only)) = within else { return Ok(None) };
         if only.is_none() && name == CACHE_MARK {
             let directory = directory.clone();
@@ -499,12 +501,14 @@ mod tests {
     fn a_single_file_is_watched_by_its_name() {
         let temp = TempDir::new("dev_file");
         fs::write(temp.join(".env"), "").unwrap();
-        let mut sources = Sources::watch(&[temp.join(".env")]).unwrap();
-        fs::write(temp.join("other"), "").unwrap();
-        assert_eq!(sources.take().unwrap(), None);
-        fs::write(temp.join("next"), "").unwrap();
-        fs::rename(temp.join("next"), temp.join(".env")).unwrap();
-        assert_eq!(sources.take().unwrap(), Some(temp.join(".env")));
+        for above in [&[][..], &[temp.path().to_owned()]] {
+            let mut sources = Sources::watch(&[above, &[temp.join(".env")]].concat()).unwrap();
+            fs::write(temp.join(".other"), "").unwrap();
+            assert_eq!(sources.take().unwrap(), None);
+            fs::write(temp.join(".next"), "").unwrap();
+            fs::rename(temp.join(".next"), temp.join(".env")).unwrap();
+            assert_eq!(sources.take().unwrap(), Some(temp.join(".env")));
+        }
         let error = Sources::watch(&[temp.join("missing")]).unwrap_err().to_string();
         assert!(error.starts_with("cannot watch ") && error.contains("No such file"), "{error}");
     }
