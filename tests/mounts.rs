@@ -4,12 +4,15 @@
 //! one generation, so that on one connection two applications can never answer from two deploys.
 
 use std::fs;
+use std::time::Duration;
 
+use harness::classes::CLASSES;
 use harness::{
     Class, Connection, Load, Plan, Server, Site, process, programs, under_each_class,
     under_each_that_keeps_alive, wait_for,
 };
 
+const PACE: Duration = Duration::from_millis(2);
 const ONE: &str = "INSPECT-VERSION:1";
 const TWO: &str = "INSPECT-VERSION:2";
 
@@ -19,7 +22,7 @@ fn install(site: &Site, version: u32, names: &[&str]) {
     }
 }
 
-/// `/a` and `/b`, and nothing at the root.
+/// `/a` and `/b`, and nothing at the root. What is about the host alone is tried under the first class.
 fn launch<'s>(site: &'s Site, class: Class) -> Server<'s> {
     install(site, 1, &["a.so", "b.so"]);
     let launch = site.launch().class(class).workers(2).settings(&[("keepalive", "30")]);
@@ -27,7 +30,8 @@ fn launch<'s>(site: &'s Site, class: Class) -> Server<'s> {
 }
 
 fn load(server: &Server<'_>, target: &str) -> Load {
-    Load::start(server.address(), Plan { target: target.to_owned(), ..Plan::versions(1) })
+    let plan = Plan { target: target.to_owned(), ..Plan::versions(1) };
+    Load::start(server.address(), plan.paced(PACE))
 }
 
 fn versions(server: &Server<'_>) -> [String; 2] {
@@ -69,34 +73,32 @@ fn all_are_swapped_by_one_transaction_and_nobody_is_lost() {
 
 #[test]
 fn one_that_is_broken_refuses_the_reload_of_all() {
-    under_each_class(|class| {
-        let site = Site::new("one_broken");
-        let mut server = launch(&site, class);
-        let loads = [load(&server, "/a/version"), load(&server, "/b/version")];
-        install(&site, 2, &["a.so"]);
-        for (count, broken) in [programs().fixture("no_note"), programs().bad_abi()].iter().enumerate() {
-            site.install(broken, "b.so");
-            let verdict = server.reload();
-            assert!(verdict.starts_with("Reload refused, generation 1 serves on: "), "{verdict}");
-            server.expect_error("Reload refused, generation 1");
-            assert_eq!(server.verdicts().len(), count + 1);
-            assert_eq!(versions(&server), [ONE, ONE]);
-        }
-        site.write("b.so", "this is no library");
+    let site = Site::new("one_broken");
+    let mut server = launch(&site, CLASSES[0]);
+    let loads = [load(&server, "/a/version"), load(&server, "/b/version")];
+    install(&site, 2, &["a.so"]);
+    for (count, broken) in [programs().fixture("no_note"), programs().bad_abi()].iter().enumerate() {
+        site.install(broken, "b.so");
         let verdict = server.reload();
-        assert!(verdict.contains("b.so") && !verdict.contains("a.so"), "{verdict}");
-        // Also whoever is born now is of the old generation, in all its parts.
-        let old = server.workers();
-        process::send(old[0], harness::Signal::SIGTERM);
-        server.wait_gone(old[0]);
-        wait_for("another worker", || server.workers().len() == 2);
+        assert!(verdict.starts_with("Reload refused, generation 1 serves on: "), "{verdict}");
+        server.expect_error("Reload refused, generation 1");
+        assert_eq!(server.verdicts().len(), count + 1);
         assert_eq!(versions(&server), [ONE, ONE]);
-        install(&site, 2, &["b.so"]);
-        server.reload_well();
-        assert_eq!(versions(&server), [TWO, TWO]);
-        loads.into_iter().for_each(|load| _ = load.stop().expect_flawless());
-        server.finish();
-    });
+    }
+    site.write("b.so", "this is no library");
+    let verdict = server.reload();
+    assert!(verdict.contains("b.so") && !verdict.contains("a.so"), "{verdict}");
+    // Also whoever is born now is of the old generation, in all its parts.
+    let old = server.workers();
+    process::send(old[0], harness::Signal::SIGTERM);
+    server.wait_gone(old[0]);
+    wait_for("another worker", || server.workers().len() == 2);
+    assert_eq!(versions(&server), [ONE, ONE]);
+    install(&site, 2, &["b.so"]);
+    server.reload_well();
+    assert_eq!(versions(&server), [TWO, TWO]);
+    loads.into_iter().for_each(|load| _ = load.stop().expect_flawless());
+    server.finish();
 }
 
 #[test]
@@ -184,15 +186,13 @@ fn the_same_application_is_told_a_different_thing_at_each_place() {
 
 #[test]
 fn a_prefix_that_a_proxy_tells_is_the_applications_to_use() {
-    under_each_class(|class| {
-        let site = Site::new("script_name");
-        let server = launch(&site, class);
-        let request = b"GET /a/echo HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /outer\r\nConnection: close\r\n\r\n";
-        let heard = server.address().converse(request, harness::Pace::Whole);
-        let text = heard.and_then(|heard| heard.response("GET")).expect("an answer").text();
-        // It chooses no application and changes no target.
-        assert!(text.contains("SCRIPT_NAME") && text.contains("/outer"), "{text}");
-        assert!(text.contains(r#""target":"/a/echo""#), "{text}");
-        server.finish();
-    });
+    let site = Site::new("script_name");
+    let server = launch(&site, CLASSES[0]);
+    let request = b"GET /a/echo HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /outer\r\nConnection: close\r\n\r\n";
+    let heard = server.address().converse(request, harness::Pace::Whole);
+    let text = heard.and_then(|heard| heard.response("GET")).expect("an answer").text();
+    // It chooses no application and changes no target.
+    assert!(text.contains("SCRIPT_NAME") && text.contains("/outer"), "{text}");
+    assert!(text.contains(r#""target":"/a/echo""#), "{text}");
+    server.finish();
 }
