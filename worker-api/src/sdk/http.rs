@@ -5,7 +5,7 @@
 //! [`Request::target`]. Fields of one name are kept in order, but `HeaderMap` forgets their order among others.
 
 use crate::error::{Error, Fault};
-use crate::request::{Field, Head, Request, Scheme, Version};
+use crate::request::{Field, Head, Request, Version};
 use crate::response::Response;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri};
@@ -86,15 +86,6 @@ pub(crate) fn fields_of(headers: &HeaderMap) -> Vec<Field<'_>> {
         .collect()
 }
 
-/// The scheme's name as URIs have it.
-#[must_use]
-pub fn scheme(scheme: Scheme) -> http::uri::Scheme {
-    match scheme {
-        Scheme::Http => http::uri::Scheme::HTTP,
-        Scheme::Https => http::uri::Scheme::HTTPS,
-    }
-}
-
 fn uri(target: &[u8]) -> Result<Uri, Error> {
     // The crate would take a fragment off in silence.
     if !target.contains(&b'#')
@@ -121,6 +112,7 @@ fn encoded(target: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Scheme;
 
     #[test]
     fn any_target_becomes_a_uri() {
