@@ -301,6 +301,8 @@ impl Roster {
         if wanted {
             worker.phase = Phase::Booting { since: now };
         }
+        // The time to boot begins here; who asks next may sleep at once.
+        self.asked = self.deadline(now);
         wanted
     }
 
@@ -937,6 +939,17 @@ mod tests {
         assert_eq!(world.turn(), []);
         assert_eq!(world.die(pid), Was::Serving);
         assert_eq!(world.turn(), []);
+    }
+
+    #[test]
+    fn the_time_to_boot_is_a_deadline_as_soon_as_there_is_a_process() {
+        let mut world = World::new(1);
+        world.roster.begin_roll(1, TIMEOUTS);
+        let asked = world.roster.manage(world.now);
+        let [Action::Spawn { slot, .. }] = asked[..] else { panic!("{asked:?}") };
+        assert!(world.roster.spawned(slot, Pid::from_raw(7), world.now));
+        // Nothing else need happen before the master sleeps.
+        assert_eq!(world.roster.next_deadline(), Some(world.now + 5 * SECOND));
     }
 
     #[test]
