@@ -23,10 +23,7 @@ use crate::settings::{Kind, Place, SETTINGS, Setting, Value, gunicorn};
 
 pub use description::description;
 
-/// First words that are, or will be, subcommands. An application of such a name is written `NAME:app`.
-pub const SUBCOMMANDS: &[&str] = &["inspect", "check", "new", "certify", "ctl", "dev"];
-
-/// The subcommand that asks a running server.
+/// The subcommand that asks a running server. An application of such a name is written `NAME:app`.
 const CONTROL: &str = "ctl";
 /// The subcommand that builds beside a server.
 const DEVELOP: &str = "dev";
@@ -197,14 +194,6 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
         && let Some(parsed) = tools::parse(first, rest)
     {
         return parsed;
-    }
-    if let Some(first) = words.first()
-        && SUBCOMMANDS.contains(&first.as_str())
-    {
-        return Err(CliError::Usage(format!(
-            "cannot run the subcommand '{first}': this version does not offer it yet; to serve an application of \
-             that name, write '{first}:app'"
-        )));
     }
     parse_server(&words)
 }
@@ -537,12 +526,6 @@ mod tests {
                 1,
                 "cannot use --timeout '-1' on the command line: it must be a number of seconds from 0 to 31536000, \
                  not '-1'",
-            ),
-            (
-                &["dev", "x.so"],
-                2,
-                "cannot run the subcommand 'dev': this version does not offer it yet; to serve an application of \
-                 that name, write 'dev:app'",
             ),
         ];
         for (line, code, sentence) in cases {
