@@ -375,6 +375,7 @@ fn an_exception_that_leaves_is_a_dead_worker() {
         assert_eq!(server.text("/"), "whole");
         server.wait_log("SIGABRT");
         server.expect_error("SIGABRT");
+        server.expect_error("Rust cannot catch foreign exceptions");
         server.finish();
     });
 }
