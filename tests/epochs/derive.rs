@@ -94,6 +94,7 @@ struct Table {
 const INTERFACE: &str = "worker-api/src/abi.rs";
 const CALLS: &str = "worker-api/src/abi/call.rs";
 const TABLES: &str = "worker-api/src/abi/serve.rs";
+const LOADER: &str = "host/src/plugin.rs";
 
 impl Sources {
     /// Reads the files below a directory; what is built, and fuzzers, left out.
@@ -180,10 +181,18 @@ impl Sources {
             let call = format!("self.object.table.{function}()");
             let calls = self.file(CALLS);
             *calls = calls.replace(&call, &format!("None::<{kind}>"));
+            // The host asks the roots themselves.
+            let loader = self.file(LOADER);
+            *loader = loader.replace(&format!("module.{function}()"), &format!("None::<{kind}>"));
         }
         assert!(shrunk >= 8, "only {shrunk} tables of {INTERFACE} have a function behind last_prefix_field");
         // The types of what is not there.
         self.insert(CALLS, "use std::task::{Context, Poll};\n", "#[allow(unused_imports)]\nuse super::*;\n");
+        self.insert(
+            LOADER,
+            "use std::sync::{Mutex, PoisonError};\n",
+            "#[allow(unused_imports)]\nuse rgunicorn_worker_api::abi::*;\n",
+        );
         // A constant.
         self.replace(INTERFACE, "pub const RECORD_TAKEN_OVER: u32 = 2;\n", "const _: u32 = 0;\n");
         self.replace(TABLES, "super::RECORD_TAKEN_OVER", "0");

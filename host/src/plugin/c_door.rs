@@ -585,11 +585,10 @@ unsafe extern "C" fn client_gone(request: *mut Request) -> c_int {
 unsafe extern "C" fn expired(request: *mut Request) -> c_int {
     // SAFETY: see above.
     let object = unsafe { asked(request) };
-    // An exchange of another version of the interface may be without it.
-    let Some(call) = object.table.expired() else { return 0 };
     // SAFETY: the exchange has not ended.
-    let expired = unsafe { call(object.this) };
-    (expired != 0).into()
+    let exchange = unsafe { RequestHandle::new(object) };
+    // It knows what to say where the class is of a version without this.
+    exchange.expired().into()
 }
 
 /// Its first field is what C knows of it.
