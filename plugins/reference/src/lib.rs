@@ -1,7 +1,7 @@
 //! The application that `rgunicorn certify` runs worker classes against: the same routes blocking, inline and async.
 //!
 //! Each route does one thing that a class may get wrong, and answers so that a client can tell. It owns no rules: what
-//! must come out is written in `host/src/certify/trials.rs`, and the two agree on [`SUM`] and on the routes.
+//! must come out is written in `host/src/certify/trials.rs`, and the two agree on `SUM` and on the routes.
 //!
 //! | route | does |
 //! |---|---|
