@@ -4,12 +4,14 @@
 //! the worker is replaced, because a thread that is stuck cannot be taken back. What a newcomer would get wrong: the
 //! answer does not come from the thread that is stuck, so it comes in time under every class.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use harness::{
     Address, Class, Connection, Failure, Load, Plan, Server, Site, programs, under_each_class,
     under_each_with_threads, wait_for,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// More than any test waits.
 const LONG: &str = "/sleep?ms=60000";
@@ -170,6 +172,12 @@ fn an_answer_that_nobody_reads_ends_with_its_request_and_costs_no_worker() {
             connection.send_get("/large?bytes=250000").expect("it reads");
             if matches!(address, Address::Unix(_)) {
                 wait_for("the request in the log", || server.messages("/large").len() > before);
+                // The log comes first; who reads before the answer is cut makes room for the rest of it.
+                wait_for("the end of what is sent", || {
+                    let mut watched = [PollFd::new(connection.as_fd(), PollFlags::empty())];
+                    let _ = poll(&mut watched, PollTimeout::ZERO);
+                    watched[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
+                });
                 let answer = connection.read_response();
                 assert!(matches!(answer, Err(Failure::Truncated(_))), "{answer:?}");
             } else {
