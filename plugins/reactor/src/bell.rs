@@ -214,12 +214,13 @@ impl Bell {
         let events = self.bits.fetch_and(!Events::ALL, Ordering::SeqCst) & Events::ALL;
         let arrived = self.arrived.load(Ordering::Relaxed) | events & Events::ARRIVAL.0;
         self.arrived.store(arrived, Ordering::Relaxed);
-        self.remember(events);
+        self.remember(Events(events));
         Events(events)
     }
 
-    fn remember(&self, events: u32) {
-        if Events(events).has(Events::GONE) {
+    /// Keeps in mind that the client is gone, if that is among what has happened.
+    pub(crate) fn remember(&self, events: Events) {
+        if events.has(Events::GONE) {
             self.gone.store(true, Ordering::Relaxed);
         }
     }
@@ -236,7 +237,7 @@ impl Bell {
         let mut news = self.bits.load(Ordering::SeqCst) & Events::ARRIVAL.0;
         if news != 0 {
             news = self.bits.fetch_and(!Events::ARRIVAL.0, Ordering::SeqCst) & Events::ARRIVAL.0;
-            self.remember(news);
+            self.remember(Events(news));
         }
         // Only this side writes it.
         let kept = self.arrived.load(Ordering::Relaxed);

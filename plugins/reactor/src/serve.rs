@@ -114,6 +114,8 @@ pub(crate) async fn serve(
         service.linger(&mut connection).await;
         return Outcome::Closed(connection.into_parts().2);
     };
+    // Who was idle may have said all and left in one event, which brought this future about and comes once.
+    service.wakers.bell.remember(arrival);
     let mut count = 0_u32;
     loop {
         let received = if connection.is_quiet() && !arrival.has(Events::ARRIVAL) {
