@@ -14,6 +14,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+// SAFETY: the C library declares it with this type (environ(7)).
 unsafe extern "C" {
     /// The environment, as every library of the process sees it (environ(7)).
     static mut environ: *mut *mut c_char;
