@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 
 use harness::crowd::Manner;
 use harness::{
-    Connection, Crowd, Load, Plan, Server, Signal, Site, process, programs, under_each_class, wait_for,
+    Connection, Crowd, Load, Plan, Server, Signal, Site, process, programs, sha256, under_each_class,
+    wait_for,
 };
 use serde_json::Value;
 
@@ -81,12 +82,7 @@ fn status_tells_who_runs_what_and_is_at_what() {
             let application = &worker["applications"][0];
             assert_eq!(application["path"], site.join("app.so").display().to_string());
             let octets = fs::read(site.join("app.so")).expect("it is there");
-            let hash = sha2::Digest::finalize(sha2::Digest::chain_update(
-                <sha2::Sha256 as sha2::Digest>::new(),
-                octets,
-            ));
-            let hash: String = hash.iter().map(|octet| format!("{octet:02x}")).collect();
-            assert_eq!(application["sha256"], hash);
+            assert_eq!(application["sha256"], sha256(&octets));
             assert!(application["build_id"].is_string() || application["build_id"].is_null());
             let class = worker["worker_class"]["path"].as_str().expect("a path");
             assert!(class.ends_with(".so"), "{class}");

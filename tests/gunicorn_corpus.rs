@@ -9,9 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use harness::{Address, Connection, Failure, Response, Server, Site, programs};
+use harness::{Address, Connection, Failure, Response, Server, Site, programs, sha256};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// Below these the corpus is not what this test knows, and would prove nothing.
 const FEWEST: [(&str, usize); 2] = [("valid", 55), ("invalid", 75)];
@@ -324,7 +323,7 @@ fn compare(request: &Value, answer: &Response) -> Result<(), String> {
         pairs.map(|pair| (text(&pair[0]).to_ascii_uppercase(), text(&pair[1]).to_owned())).collect()
     };
     let body = octets(&request["body"]);
-    let digest = format!("{:x}", Sha256::digest(&body));
+    let digest = sha256(&body);
     let same = shown["method"] == request["method"]
         && text(&shown["target"]) == latin(&request["target"])
         && shown["version"] == request["version"]

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use harness::compiler::Compiler;
 use harness::{
     Address, Class, Connection, Failure, Heard, Pace, Response, Server, Signal, Site, process, programs,
-    under_each_class, wait_for,
+    sha256, under_each_class, wait_for,
 };
-use sha2::{Digest, Sha256};
 
 const PACES: [Pace; 3] = [Pace::Whole, Pace::Pieces(1), Pace::Pieces(7)];
 
@@ -145,10 +144,6 @@ fn json(response: &Response) -> serde_json::Value {
         "{response:?}"
     );
     serde_json::from_slice(&response.body).unwrap_or_else(|error| panic!("{error}: {}", response.text()))
-}
-
-fn sha256(octets: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(octets))
 }
 
 // Routes.

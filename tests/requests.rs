@@ -11,9 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use harness::{
-    Address, Class, Connection, Failure, Heard, Pace, Response, Server, Site, programs, under_each_class,
+    Address, Class, Connection, Failure, Heard, Pace, Response, Server, Site, programs, sha256,
+    under_each_class,
 };
-use sha2::{Digest, Sha256};
 
 /// Below these a checkout is broken, and the loops would pass without having tested anything.
 const FEWEST: [(&str, usize); 2] = [("valid", 150), ("invalid", 400)];
@@ -208,7 +208,7 @@ fn wanted(lines: &[&str]) -> Vec<String> {
             other => panic!("unknown line {other}"),
         }
     }
-    wanted.push(format!("body {} {:x}", body.len(), Sha256::digest(&body)));
+    wanted.push(format!("body {} {}", body.len(), sha256(&body)));
     wanted.sort_by_key(|line| line.split(' ').next() == Some("trailer"));
     wanted
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use harness::{Site, programs};
+use harness::{Site, programs, sha256};
 use serde_json::Value;
 
 fn tool(site: &Site, words: &[&str]) -> Output {
@@ -39,11 +39,6 @@ fn inspect_tells_what_an_application_is_without_running_it() {
     let hash = sha256(&fs::read(site.join("app.so")).expect("a file"));
     assert!(page.contains(&format!("sha256        {hash}")), "{page}");
     assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
-}
-
-fn sha256(octets: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(octets).iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 #[test]

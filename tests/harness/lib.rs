@@ -21,6 +21,7 @@ pub mod breakage;
 pub mod classes;
 pub mod compiler;
 pub mod crowd;
+mod digest;
 mod guard;
 pub mod http;
 pub mod load;
@@ -35,6 +36,7 @@ pub mod wait;
 
 pub use classes::{Class, under_each_class, under_each_that_keeps_alive, under_each_with_threads};
 pub use crowd::{Crowd, Manner};
+pub use digest::sha256;
 pub use http::{Address, Connection, Failure, Heard, Pace, Response};
 pub use load::{Load, Plan, Report};
 pub use nix::sys::signal::Signal;

@@ -267,7 +267,7 @@ async fn describe(Extension(connection): Extension<Connection>, request: Request
         "version": format!("{version:?}"),
         "headers": pairs(connection.fields().iter().map(|(name, value)| (&name[..], &value[..]))),
         "body_len": length,
-        "body_sha256": format!("{:x}", sha256.finalize()),
+        "body_sha256": sha256.finalize().iter().map(|octet| format!("{octet:02x}")).collect::<String>(),
     });
     if !trailers.is_empty() {
         object["trailers"] =
