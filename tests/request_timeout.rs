@@ -5,10 +5,12 @@
 //! answer does not come from the thread that is stuck, so it comes in time under every class.
 
 use std::os::fd::AsFd;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Address, Class, Connection, Failure, Load, Plan, Server, Site, programs, under_each_class,
+    Address, Class, Connection, Failure, Load, Plan, Response, Server, Site, programs, under_each_class,
     under_each_with_threads, wait_for,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -220,6 +222,69 @@ fn a_pool_that_is_stuck_whole_answers_everybody() {
         }
         server.finish();
     });
+}
+
+/// Whoever waits for a body gives the same answer, however the body is framed and whatever waits for it.
+#[test]
+fn a_client_that_does_not_send_its_body_in_time_is_told_so() {
+    under_each_class(|class| {
+        let site = Site::new("late_body");
+        site.install(programs().fixture("crowd"), "crowd.so");
+        for application in ["blocking", "inline", "async"] {
+            let name = format!("crowd.so:{application}");
+            let launch = site.launch().class(class).workers(4).with(|file| {
+                file.text("application", &name);
+            });
+            let mut server = launch.settings(&[("request_timeout", "1")]).start();
+            let workers = server.wait_workers(4);
+            let framings = ["Content-Length: 900", "Content-Length: 90000", "Transfer-Encoding: chunked"]
+                .map(|framing| [framing.to_owned(), format!("{framing}\r\nExpect: 100-continue")]);
+            let heads = framings.iter().flatten().flat_map(|fields| [(fields, true), (fields, false)]);
+            let clients: Vec<_> =
+                heads.map(|(fields, drips)| drip(server.address(), fields, drips)).collect();
+            for (what, client) in clients {
+                let answer = client
+                    .join()
+                    .expect("a client")
+                    .unwrap_or_else(|failure| panic!("{application}, {what}: {failure}\n{}", server.log()));
+                assert_eq!(
+                    (answer.status, answer.closes()),
+                    (408, true),
+                    "{application}, {what}: {answer:?}"
+                );
+            }
+            assert_eq!(server.wait_workers(4), workers, "{application}: a slow client costs no worker");
+            server.expect_error("request_timeout: POST /body has taken");
+            server.finish();
+        }
+    });
+}
+
+type Client = thread::JoinHandle<Result<Response, Failure>>;
+
+/// A client that sends the start of a body, then a bit now and then, or nothing.
+fn drip(address: &Address, fields: &str, drips: bool) -> (String, Client) {
+    let what = format!("{fields:?}, {}", if drips { "dripping" } else { "silent" });
+    let chunked = fields.contains("chunked");
+    let mut connection = Connection::open(address).expect("it listens");
+    let head = format!("POST /body HTTP/1.1\r\nHost: test\r\n{fields}\r\n\r\n");
+    let bit: &[u8] = if chunked { b"1\r\na\r\n" } else { b"a" };
+    let client = thread::spawn(move || {
+        connection.send(head.as_bytes())?;
+        connection.send(bit)?;
+        let mut sender = connection.duplicate();
+        let (answered, waits) = mpsc::channel::<()>();
+        let drip = thread::spawn(move || {
+            let pause = || waits.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout);
+            // The server may have answered and closed.
+            while drips && pause() && sender.send(bit).is_ok() {}
+        });
+        let answer = connection.read_response();
+        drop(answered);
+        drip.join().expect("it ends");
+        answer
+    });
+    (what, client)
 }
 
 /// A loop that is stuck in an application is found by its silence, and the log says in which request.

@@ -721,8 +721,12 @@ where
     }
 
     /// Answers 504 for a thread that may be stuck in the application, if nothing was sent, and ends the connection
-    /// under it. A thread that only waits for its client comes back at once.
+    /// under it: a thread that only waits to send comes back at once. One that waits for the body comes back by itself,
+    /// and knows better what to say.
     fn answer_for(&self, hostage: &mut Hostage) {
+        if hostage.link.is_awaited() {
+            return;
+        }
         if hostage.link.claim_for_loop() {
             hostage.answered = self.with_stand_in(hostage, |exchange| {
                 exchange.answer(504);

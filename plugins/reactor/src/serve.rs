@@ -369,6 +369,9 @@ impl Service {
         let token = host.request_begin(&exchange);
         exchange.set_token(token);
         bell.set_token(token);
+        if let Some(time) = shared.request_timeout.filter(|_| limited) {
+            exchange.with_wire(|wire| wire.limit(time));
+        }
         let verdict = match way {
             Way::NotFound => {
                 exchange.answer(404);

@@ -1,7 +1,8 @@
 //! The socket of one client, as the exchange uses it, and who may still answer on it.
 //!
 //! It owns the claim between the thread that runs a blocking application and the loop, which answers 504 for a
-//! request that is over its time: whoever claims first writes, and the other never does.
+//! request that is over its time: whoever claims first writes, and the other never does. A thread that waits for the
+//! client's body finds the end of its time by itself.
 //!
 //! What a newcomer gets wrong: `wait` is called on threads of a crew only. The thread gives its place to another
 //! meanwhile (`crew.rs`); on the loop nothing ever waits.
@@ -9,8 +10,8 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use rgunicorn_http1::exchange::{Interest, Wire};
 use rgunicorn_worker_api::request::Address;
@@ -48,13 +49,15 @@ pub(crate) struct Link {
     claim: AtomicU8,
     /// A [`Watched`]. It only grows.
     watched: AtomicU8,
+    /// A thread waits for octets of the client, until the time of the request is over at the latest.
+    awaited: AtomicBool,
 }
 
 impl Link {
     pub(crate) fn new(fd: OwnedFd, key: u64, shared: &'static Shared) -> Arc<Self> {
         shared.host.connection_opened(fd.as_fd());
         let (claim, watched) = (AtomicU8::new(NOBODY), AtomicU8::new(Watched::Not as u8));
-        Arc::new(Self { fd, key, shared, claim, watched })
+        Arc::new(Self { fd, key, shared, claim, watched, awaited: AtomicBool::new(false) })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -87,6 +90,11 @@ impl Link {
         }
         self.watched.store(wanted as u8, Ordering::Relaxed);
         true
+    }
+
+    /// Whether a thread waits for the client's body.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     /// A new request: nobody has answered it.
@@ -125,17 +133,25 @@ pub(crate) struct Socket {
     who: u8,
     /// The application has been told that the worker wants to leave.
     told: bool,
+    /// When the time of the request is over that a thread works on.
+    over: Option<Instant>,
 }
 
 impl Socket {
     /// For the connection's own future.
     pub(crate) fn new(link: Arc<Link>, shared: &'static Shared) -> Self {
-        Self { link, shared, who: EXCHANGE, told: false }
+        Self { link, shared, who: EXCHANGE, told: false, over: None }
     }
 
     /// For the loop, once it has the claim.
     pub(crate) fn for_loop(link: Arc<Link>, shared: &'static Shared) -> Self {
-        Self { link, shared, who: LOOP, told: false }
+        Self { link, shared, who: LOOP, told: false, over: None }
+    }
+
+    /// The request that has just begun may take this long.
+    pub(crate) fn limit(&mut self, time: Duration) {
+        // The host counts from a moment before this one; it has to agree that the time is over.
+        self.over = Instant::now().checked_add(time + Duration::from_millis(1));
     }
 
     fn may_write(&self) -> io::Result<()> {
@@ -164,16 +180,27 @@ impl Wire for Socket {
             Interest::Readable => PollFlags::IN,
             Interest::Writable => PollFlags::OUT,
         };
+        let over = self.over.filter(|_| interest == Interest::Readable);
+        let first = [until, over].into_iter().flatten().min();
         loop {
-            let left = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+            let left = first.map(|first| timespec(first.saturating_duration_since(Instant::now())));
             let mut fds = [
                 PollFd::from_borrowed_fd(self.link.fd(), flags),
                 PollFd::from_borrowed_fd(departure.halt.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(departure.drain.as_fd(), PollFlags::IN),
             ];
             let watched = if self.told { 2 } else { 3 };
-            match crew::lend(|| poll(&mut fds[..watched], left.as_ref())) {
-                Ok(0) => return Ok(false),
+            let awaited = &self.link.awaited;
+            let polled = crew::lend(|| {
+                awaited.store(interest == Interest::Readable, Ordering::Relaxed);
+                let polled = poll(&mut fds[..watched], left.as_ref());
+                // Before a place is waited for, which is no matter of the client's.
+                awaited.store(false, Ordering::Relaxed);
+                polled
+            });
+            match polled {
+                // Whoever waits sees that the time of the request is over.
+                Ok(0) => return Ok(first != until),
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),

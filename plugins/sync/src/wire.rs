@@ -64,6 +64,10 @@ impl Wire for Socket<'_> {
             host.tick();
             if !fds[1].revents().is_empty() {
                 let events = host.take_events();
+                // Whoever waits asks whether it is this request, and goes on waiting if it is none.
+                if events.expired() {
+                    return Ok(true);
+                }
                 match host.state() {
                     State::Halting => return Err(io::Error::other("the worker must leave at once")),
                     State::Draining if events.state() => return Ok(true),

@@ -234,6 +234,14 @@ impl<'c, W: Wire> Conversation<'c, W> {
         if self.phase == Phase::Stream { self.lose(Fault::TimedOut) } else { self.refuse(Error::Timeout) }
     }
 
+    /// The time of the request is over, and the client has not sent what the application waited for.
+    pub(super) fn expire_for_client(&mut self) -> Fault {
+        if self.phase != Phase::Stream {
+            self.aside.refusal.get_or_insert(Error::Timeout);
+        }
+        self.fail(Fault::Expired)
+    }
+
     /// Waits until the wire is ready, and counts what that finds.
     pub(super) fn wait(&mut self, seen: &Seen<'_>, interest: Interest) -> Result<(), Fault> {
         if seen.expired() {
@@ -245,6 +253,8 @@ impl<'c, W: Wire> Conversation<'c, W> {
             Interest::Writable => self.rules.write_timeout,
         };
         match (wait(self.wire, interest, timeout), interest) {
+            // Its time ended while it waited for the client, and not before.
+            (Ok(()), Interest::Readable) if seen.expired() => Err(self.expire_for_client()),
             (Ok(()), _) => Ok(()),
             (Err(Fault::TimedOut), Interest::Readable) => Err(self.body_timed_out()),
             (Err(fault), Interest::Readable) => Err(self.lose(fault)),

@@ -309,11 +309,15 @@ impl<'c, W: Wire> Polled<'c, W> {
         wake([waker]);
     }
 
-    /// The request is over its time.
+    /// The request is over its time: by the client's fault if its application waits for the body, else by its own.
     pub fn expire(&self) {
         let wakers = {
             let mut inner = self.inner();
-            inner.talk.fail(Fault::Expired);
+            if inner.read.waker.is_some() {
+                inner.talk.expire_for_client();
+            } else {
+                inner.talk.fail(Fault::Expired);
+            }
             inner.wakers()
         };
         wake(wakers);

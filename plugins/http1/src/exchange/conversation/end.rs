@@ -79,10 +79,7 @@ impl<W: Wire> Conversation<'_, W> {
     fn status_of_failure(&self) -> u16 {
         match (&self.aside.refusal, self.fault) {
             (Some(error), _) => error.status(),
-            // Who has not sent the whole request was too slow himself.
-            (None, Some(Fault::Expired)) if self.aside.body.as_ref().is_some_and(|body| !body.is_done()) => {
-                408
-            }
+            // Whose time ended while the client was waited for has a refusal.
             (None, Some(Fault::Expired)) => 504,
             (None, Some(Fault::TimedOut)) => 408,
             (None, _) => 500,

@@ -134,6 +134,59 @@ fn an_expired_request_does_not_wait() {
     assert_eq!(waiting.read(&mut [0; 20]), Ok(10));
     assert_eq!(waiting.read(&mut [0; 20]), Err(Fault::Expired));
     let ended = waiting.conclude(Verdict::Transport);
-    assert_eq!((ended.status, ended.fault), (408, Some(Fault::Expired)));
+    assert_eq!((ended.status, ended.fault), (504, Some(Fault::Expired)), "the application has used its time");
     assert!(exchange.with_wire(|wire| wire.waits.is_empty()));
+}
+
+#[test]
+fn whose_time_ends_while_the_client_is_waited_for_is_told_so() {
+    /// Expires behind the first question.
+    struct Expires(std::sync::atomic::AtomicBool);
+    impl Watch for Expires {
+        fn expired(&self, _: u64) -> bool {
+            self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+        }
+        fn draining(&self) -> bool {
+            false
+        }
+    }
+    let half = &POST[..POST.len() - 1];
+    let slow = || {
+        let mut script = script(&[half]);
+        script.arriving.extend([Arriving::Nothing, Arriving::Octets(POST[half.len()..].to_vec())]);
+        script
+    };
+    let rules = rules();
+    for waits in [true, false] {
+        let mut connection = connection(slow());
+        assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
+        let watch = Expires(false.into());
+        let ended = if waits {
+            let exchange = connection.polled(&rules, b"", true, &watch, Waker::noop().clone());
+            let waiting = exchange.waiting();
+            assert_eq!(waiting.read(&mut [0; 20]), Ok(10));
+            assert_eq!(waiting.read(&mut [0; 20]), Err(Fault::Expired));
+            waiting.conclude(Verdict::Transport)
+        } else {
+            let exchange = connection.blocking(&rules, b"", true, &watch);
+            assert_eq!(exchange.read(&mut [0; 20]), Ok(10));
+            assert_eq!(exchange.read(&mut [0; 20]), Err(Fault::Expired));
+            exchange.conclude(Verdict::Transport)
+        };
+        assert_eq!((ended.status, ended.fault), (408, Some(Fault::Expired)));
+    }
+    // A future: whoever has asked for more of the body waits for the client, anybody else for himself.
+    for (asks, status) in [(true, 408), (false, 504)] {
+        let mut connection = connection(slow());
+        assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
+        let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop().clone());
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(exchange.poll_read(&mut context, &mut [0; 20]), Poll::Ready(Ok(10)));
+        if asks {
+            assert_eq!(exchange.poll_read(&mut context, &mut [0; 20]), Poll::Pending);
+        }
+        exchange.expire();
+        exchange.conclude(Verdict::Transport);
+        assert_eq!((exchange.ended().status, exchange.ended().fault), (status, Some(Fault::Expired)));
+    }
 }
