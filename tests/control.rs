@@ -113,8 +113,16 @@ fn a_reload_is_answered_with_its_verdict() {
     site.write("app.so", "no library");
     let verdict = failed(&site, "reload");
     assert!(verdict.contains("Reload refused, generation 2 serves on: "), "{verdict}");
+    // For a program the refusal is an answer like any other; that there is no server, too.
     let output = ctl(&site, "reload --json");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), ""));
+    let refusal: Value = serde_json::from_str(&text(&output.stdout)).expect("JSON");
+    assert_eq!((&refusal["ok"], &refusal["verdict"]), (&false.into(), &"refused".into()), "{refusal}");
+    let nowhere = Command::new(programs().rgunicorn()).args(["ctl", "/nowhere", "status", "--json"]).output();
+    let nowhere = nowhere.expect("the program runs");
+    assert_eq!((nowhere.status.code(), text(&nowhere.stderr).as_str()), (Some(1), ""));
+    let absent: Value = serde_json::from_str(&text(&nowhere.stdout)).expect("JSON");
+    assert!(absent["message"].as_str().is_some_and(|why| why.contains("cannot ask the server")), "{absent}");
     assert_eq!(status(&site)["last_reload"]["verdict"], "refused");
     // One that comes while another is under way gets the verdict on its own.
     site.install(programs().inspect(1), "app.so");

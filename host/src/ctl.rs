@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::CliError;
 use crate::error::{EXIT_SETTINGS, StartError, io_text};
@@ -68,12 +68,40 @@ pub fn parse(words: &[String]) -> Result<Option<Request>, CliError> {
     Ok(Some(Request { socket: socket.into(), line, json }))
 }
 
-impl Request {
-    /// Asks, and returns what is to be printed.
+/// The answer.
+#[derive(Debug)]
+pub struct Told {
+    /// For standard output.
+    pub text: String,
+    ok: bool,
+}
+
+impl Told {
+    /// The end of the program, once the text is printed.
     ///
     /// # Errors
-    /// The server cannot be reached, or has refused: its sentence.
-    pub fn ask(&self) -> Result<String, StartError> {
+    /// The server has refused; that has been said.
+    pub fn end(&self) -> Result<(), StartError> {
+        if self.ok { Ok(()) } else { Err(StartError::told(EXIT_SETTINGS)) }
+    }
+}
+
+impl Request {
+    /// Asks, and returns what is to be printed. Who asks for JSON gets an object, whatever happens.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or has refused: its sentence, unless that is in the object.
+    pub fn ask(&self) -> Result<Told, StartError> {
+        match self.answer() {
+            Err(error) if self.json => {
+                let object = json!({ "ok": false, "message": error.to_string() });
+                Ok(Told { text: format!("{object}\n"), ok: false })
+            }
+            answer => answer,
+        }
+    }
+
+    fn answer(&self) -> Result<Told, StartError> {
         let text = self.exchange().map_err(|error| {
             let socket = self.socket.display();
             let why = io_text(&error);
@@ -90,14 +118,14 @@ impl Request {
         })?;
         let ok = answer["ok"] == Value::Bool(true);
         let message = answer["message"].as_str().unwrap_or_default();
-        match (ok, self.json) {
-            (true, true) => Ok(text),
-            (true, false) if self.line.starts_with("status") => Ok(status(&answer)),
-            (true, false) if self.line == "workers" => Ok(workers(&answer)),
-            (true, false) => Ok(format!("{message}\n")),
-            (false, true) => Err(StartError::new(EXIT_SETTINGS, text.trim_end())),
-            (false, false) => Err(StartError::new(EXIT_SETTINGS, message)),
-        }
+        let text = match (ok, self.json) {
+            (_, true) => text,
+            (true, false) if self.line.starts_with("status") => status(&answer),
+            (true, false) if self.line == "workers" => workers(&answer),
+            (true, false) => format!("{message}\n"),
+            (false, false) => return Err(StartError::new(EXIT_SETTINGS, message)),
+        };
+        Ok(Told { text, ok })
     }
 
     fn exchange(&self) -> std::io::Result<String> {
@@ -222,8 +250,6 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn words(line: &str) -> Vec<String> {

@@ -74,7 +74,9 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
         }
         Invocation::Control(request) => {
             unblock(mask)?;
-            print(request.ask()?.as_bytes())
+            let told = request.ask()?;
+            print(told.text.as_bytes())?;
+            told.end()
         }
         Invocation::Develop(plan) => rgunicorn::dev::run(&plan, mask),
         Invocation::Serve(values) => serve(&Sources::capture(values)?, mask),
