@@ -157,7 +157,14 @@ impl Request {
             finding.kind = kind;
         }
         let File { image, .. } = finding.file.insert(File { image, facts });
-        let note = plugin::judge_against(image, finding.kind, host)?;
+        let judged = plugin::judge_against(image, finding.kind, host);
+        if judged.is_err()
+            && let Some(kind) = image.note.as_ref().and_then(plugin::kind_of)
+        {
+            // Refused for what it was asked as: shown as what it is.
+            finding.kind = kind;
+        }
+        let note = judged?;
         if finding.kind == Kind::Application && !is_free {
             plugin::judge_name(image, note, &found.name)?;
         }
