@@ -81,12 +81,18 @@ fn rows() -> Vec<Row> {
             "no note",
             |site, file| site.install(programs().fixture("no_note"), file),
             "cannot load the application {}: it is a shared library, but not an rgunicorn plugin (it has no note \
-             .note.rgunicorn); build it with the crate rgunicorn-worker-api and its export macro",
+             .note.rgunicorn); build it with the crate rgunicorn-worker-api and its export macro, or in C with \
+             rgunicorn.h and RGUNICORN_EXPORT",
         ),
         application(
             "a worker class as application",
             |site, file| site.install(programs().sync(), file),
             "cannot load the application {}: it is a worker class, not an application; give it to -k",
+        ),
+        application(
+            "a hook library as application",
+            |site, file| site.install(programs().fixture("hooks"), file),
+            "cannot load the application {}: it is a hook library, not an application; give it to --hooks",
         ),
         worker_class(
             "an application as worker class",

@@ -128,7 +128,7 @@ pub fn judge_against(image: &Image, kind: Kind, host: (u32, u32)) -> Result<&Not
     let Some(note) = &image.note else {
         return fail(
             "it is a shared library, but not an rgunicorn plugin (it has no note .note.rgunicorn); build it with the \
-             crate rgunicorn-worker-api and its export macro"
+             crate rgunicorn-worker-api and its export macro, or in C with rgunicorn.h and RGUNICORN_EXPORT"
                 .to_owned(),
         );
     };
