@@ -7,6 +7,8 @@
 //! worker (class file, or a first worker that died), 4 the application file, 1 everything the operator wrote into
 //! settings. After the first start none of them is used: a failed reload leaves the server running.
 
+use std::fmt;
+
 use crate::cli::CliError;
 use crate::config::ConfigError;
 use crate::listener::ListenerError;
@@ -83,6 +85,45 @@ impl From<LogError> for StartError {
     }
 }
 
+/// Passes text on with control characters escaped, but for tabs: what comes from the network, from a plugin or from a
+/// file's name can forge no line and no terminal sequence. Everything that is logged or said to a terminal comes through
+/// here.
+pub(crate) struct Escaped<'a>(pub(crate) &'a mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match character {
+                '\t' => self.0.push('\t'),
+                control if control.is_control() => self.0.extend(control.escape_default()),
+                plain => self.0.push(plain),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sentence for a terminal, on one line.
+pub fn one_line(sentence: &impl fmt::Display) -> String {
+    let mut line = String::new();
+    // Writing to a String cannot fail; a Display that fails has written what it could.
+    let _ = fmt::Write::write_fmt(&mut Escaped(&mut line), format_args!("{sentence}"));
+    line
+}
+
+/// A text for a terminal, whose lines are the program's own.
+pub fn lines(text: &str) -> String {
+    let mut lines = String::with_capacity(text.len());
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            lines.push('\n');
+        }
+        // As above.
+        let _ = fmt::Write::write_str(&mut Escaped(&mut lines), line);
+    }
+    lines
+}
+
 /// The system's words for an error, without Rust's "(os error 2)".
 pub(crate) fn io_text(error: &std::io::Error) -> String {
     match error.raw_os_error() {
@@ -94,6 +135,13 @@ pub(crate) fn io_text(error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_to_a_terminal_has_no_control_characters() {
+        let hostile = "a\u{1b}[2J\r\tb\u{9b}\u{7f}\nc";
+        assert_eq!(one_line(&hostile), "a\\u{1b}[2J\\r\tb\\u{9b}\\u{7f}\\nc");
+        assert_eq!(lines(hostile), "a\\u{1b}[2J\\r\tb\\u{9b}\\u{7f}\nc");
+    }
 
     #[test]
     fn keeps_the_sentence_and_the_code_of_each_kind() {

@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::{LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize};
 
+use crate::error::Escaped;
+
 mod open;
 pub(crate) mod sink;
 pub mod syslog;
@@ -420,23 +422,6 @@ fn json(now: SystemTime, pid: u32, level: &str, text: &str) -> String {
         "{{\"time\": \"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z\", \"pid\": {pid}, \"level\": \"{level}\", \"message\": {text}}}\n",
         time.year, time.month, time.day, time.hour, time.minute, time.second
     )
-}
-
-/// Passes text on with control characters escaped, so that what comes from the network can forge no line and no
-/// terminal sequence.
-struct Escaped<'a>(&'a mut String);
-
-impl Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            match character {
-                '\t' => self.0.push('\t'),
-                control if control.is_control() => self.0.extend(control.escape_default()),
-                plain => self.0.push(plain),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A moment as a calendar and a clock show it, in UTC.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rgunicorn::cli::{self, Invocation, PrintFormat};
 use rgunicorn::config::{Config, Sources};
 use rgunicorn::daemon;
-use rgunicorn::error::StartError;
+use rgunicorn::error::{StartError, lines, one_line};
 use rgunicorn::inherit::Inheritance;
 use rgunicorn::sys::{signal, title};
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Err(error) => {
             if !error.is_told() {
                 // A standard error that is gone leaves the exit code to tell.
-                let _ = writeln!(io::stderr(), "rgunicorn: {error}");
+                let _ = writeln!(io::stderr(), "rgunicorn: {}", one_line(&error));
             }
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
         }
@@ -33,12 +33,12 @@ fn main() -> ExitCode {
 
 fn run(mask: &signal::Mask) -> Result<(), StartError> {
     match cli::parse(std::env::args_os())? {
-        Invocation::Version(text) => print(text.as_bytes()),
-        Invocation::Help { text, values } if values.get("worker_class").is_none() => print(text.as_bytes()),
+        Invocation::Version(text) => print(&text),
+        Invocation::Help { text, values } if values.get("worker_class").is_none() => print(&text),
         Invocation::Help { text, values } => {
             unblock(mask)?;
             let options = rgunicorn::class_help::options(&Sources::capture(values)?);
-            print(format!("{text}\n{options}").as_bytes())
+            print(&format!("{text}\n{options}"))
         }
         Invocation::PrintConfig(values, format) => {
             unblock(mask)?;
@@ -49,14 +49,14 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
                 PrintFormat::Json => config.print_json(&mut text),
             }
             .map_err(|error| StartError::new(1, error.to_string()))?;
-            print(&text)
+            print(&String::from_utf8_lossy(&text))
         }
         Invocation::CheckConfig(values) => {
             rgunicorn::check::check(&Sources::capture(values)?, mask).map(|_| ())
         }
         Invocation::Check(values) => {
             let told = rgunicorn::check::check(&Sources::capture(values)?, mask)?;
-            print(told.as_bytes())
+            print(&told)
         }
         Invocation::Certify(request) => {
             unblock(mask)?;
@@ -64,18 +64,18 @@ fn run(mask: &signal::Mask) -> Result<(), StartError> {
         }
         Invocation::New(request) => {
             unblock(mask)?;
-            print(request.make()?.as_bytes())
+            print(&request.make()?)
         }
         Invocation::Inspect(request) => {
             unblock(mask)?;
             let told = request.look()?;
-            print(told.text.as_bytes())?;
+            print(&told.text)?;
             told.end()
         }
         Invocation::Control(request) => {
             unblock(mask)?;
             let told = request.ask()?;
-            print(told.text.as_bytes())?;
+            print(&told.text)?;
             told.end()
         }
         Invocation::Develop(plan) => rgunicorn::dev::run(&plan, mask),
@@ -95,8 +95,8 @@ fn unblock(mask: &signal::Mask) -> Result<(), StartError> {
 }
 
 /// Writes to standard output. A reader that has gone (`--help | head`) is no error.
-fn print(text: &[u8]) -> Result<(), StartError> {
-    match io::stdout().write_all(text) {
+fn print(text: &str) -> Result<(), StartError> {
+    match io::stdout().write_all(lines(text).as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(StartError::new(1, format!("cannot write to standard output: {error}")))
         }
