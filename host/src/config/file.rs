@@ -43,11 +43,12 @@ pub(super) fn read(path: &Path, text: &str) -> Result<FileContents, ConfigError>
             "cannot read {} line {}: {}{hint}",
             path.display(),
             reader.line(&span),
-            match (error.message(), text.get(span).map(str::trim)) {
+            match (error.message(), text.get(span.clone()).map(str::trim)) {
                 ("duplicate key", Some(key)) if key != "app" => {
                     format!("'{key}' stands here for the second time; keep one of them")
                 }
-                (message, _) => message.replace('\n', ", "),
+                ("duplicate key", _) => "duplicate key".to_owned(),
+                (message, _) => format!("{}; {}", message.replace('\n', ", "), reader.language(&span)),
             }
         ))
     })?;
@@ -91,6 +92,19 @@ impl Reader<'_> {
 
     fn origin(&self, span: &Range<usize>) -> Origin {
         Origin::File { path: self.path.to_owned(), line: self.line(span) }
+    }
+
+    /// What the file is to be written in, with an example for whoever has written something else: the end of a sentence.
+    fn language(&self, span: &Range<usize>) -> String {
+        let line = self.text.lines().nth(self.line(span) - 1).unwrap_or_default();
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        let name = name.trim();
+        let anywhere = || SETTINGS.iter().filter(|setting| setting.place == Place::Anywhere);
+        let near = nearest(name, anywhere().map(|setting| setting.name)).unwrap_or("workers");
+        let example = find(near).map(|setting| example(setting, value.trim())).unwrap_or_default();
+        let python = self.path.extension().is_some_and(|end| end == "py") || self.text.lines().any(is_python);
+        let not = if python { ", not Python" } else { "" };
+        format!("the file is TOML{not}: a line of it is, for example, {example}")
     }
 
     /// "cannot read /etc/x.toml line 3: …".
@@ -245,6 +259,31 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a line is one that Gunicorn's file may have and that no TOML file has.
+fn is_python(line: &str) -> bool {
+    let words = ["import ", "from ", "def ", "class ", "if ", "for ", "@"];
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+    words.iter().any(|word| line.starts_with(word)) || ["True", "False", "None"].contains(&value)
+}
+
+/// A line that sets a setting, to what a Python file says if that can be seen.
+fn example(setting: &Setting, python: &str) -> String {
+    let default = setting.default_value(|_| None).ok().flatten().map(|value| value.to_text());
+    let text = default.filter(|text| !text.is_empty()).unwrap_or_else(|| "...".to_owned());
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    let value = match setting.kind {
+        Kind::Flag => (python != "False").to_string(),
+        Kind::Integer { .. } | Kind::Seconds => text,
+        Kind::CountOrAuto { .. } => "\"auto\"".to_owned(),
+        Kind::TextList | Kind::PathList => format!("[\"{}\"]", text.replace(',', "\", \"")),
+        Kind::Options => "{ NAME = \"VALUE\" }".to_owned(),
+        Kind::Size | Kind::Mode | Kind::Text | Kind::Path | Kind::Choice(_) | Kind::ChoiceOrFlag(_) => {
+            format!("\"{text}\"")
+        }
+    };
+    format!("{} = {value}", setting.name)
+}
+
 /// The type of a TOML value in a sentence.
 pub(super) fn article(value: &DeValue<'_>) -> &'static str {
     match value {
@@ -379,6 +418,43 @@ mod tests {
                 error.starts_with("cannot read /f.toml line ") && !error.contains('\n'),
                 "{text}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn who_writes_python_is_told_what_the_file_is() {
+        let cases = [
+            (
+                "x.py",
+                "import os\n",
+                "line 1",
+                "the file is TOML, not Python: a line of it is, for example, workers = \"auto\"",
+            ),
+            (
+                "f.toml",
+                "bind = ':80'\nworkers = multiprocessing.cpu_count() * 2 + 1\n",
+                "line 2",
+                "the file is TOML: a line of it is, for example, workers = \"auto\"",
+            ),
+            (
+                "f.toml",
+                "preload_app = True\n",
+                "line 1",
+                "the file is TOML, not Python: a line of it is, for example, preload_app = true",
+            ),
+            ("f.toml", "reload = False", "line 1", "for example, reload = false"),
+            ("f.toml", "bind = f'{host}:80'\n", "line 1", "for example, bind = [\"127.0.0.1:8000\"]"),
+            ("f.toml", "timeout 30\n", "line 1", "for example, "),
+            ("x.py", "def on_starting(server):\n    pass\n", "line 1", "not Python"),
+        ];
+        for (path, text, line, end) in cases {
+            let error = read(Path::new(path), text).unwrap_err().to_string();
+            assert!(error.contains(line) && error.contains(end) && !error.contains('\n'), "{text}: {error}");
+        }
+        // Every setting has an example that can be read.
+        for setting in SETTINGS.iter().filter(|setting| setting.place == Place::Anywhere) {
+            let line = example(setting, "");
+            assert!(DeTable::parse(&line).is_ok(), "{line}");
         }
     }
 
