@@ -59,6 +59,8 @@ pub struct Sources {
     pub program_directory: PathBuf,
     /// `RGUNICORN_PLUGIN_PATH`: directories separated by colons.
     pub plugin_path: Option<OsString>,
+    /// Whether there is a `GUNICORN_CMD_ARGS`, which nobody reads here.
+    pub has_gunicorns_words: bool,
     /// The variables that stand in for defaults (`PORT`, `WEB_CONCURRENCY`), by name.
     pub default_variables: BTreeMap<String, String>,
 }
@@ -96,6 +98,7 @@ impl Sources {
             directory,
             program_directory: program.parent().unwrap_or(Path::new("/")).to_owned(),
             plugin_path: std::env::var_os("RGUNICORN_PLUGIN_PATH"),
+            has_gunicorns_words: std::env::var_os("GUNICORN_CMD_ARGS").is_some_and(|words| !words.is_empty()),
             default_variables,
         })
     }
@@ -962,6 +965,7 @@ mod tests {
                 directory: self.temp.path().to_owned(),
                 program_directory: self.temp.join("bin"),
                 plugin_path: None,
+                has_gunicorns_words: false,
                 default_variables: BTreeMap::new(),
             }
         }

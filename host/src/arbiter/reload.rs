@@ -517,6 +517,9 @@ impl Arbiter {
                 log::info!("Using worker: {}", held.generation.class_name());
             }
             self.monitors.announce();
+            if self.sources.has_gunicorns_words {
+                log::warn!("GUNICORN_CMD_ARGS is not read; write its words into RGUNICORN_CMD_ARGS");
+            }
         }
         if let Some(config) = self.generations.get(&generation).map(|held| &held.generation.config)
             && config.worker_class.is_for_threads()

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_text;
+use crate::settings::gunicorn;
 
 /// A plugin file, found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,9 +65,10 @@ impl PluginSearch<'_> {
         let reference = if wants_threads { WITH_THREADS } else { alias.map_or(text, |(_, name)| name) };
         let file = self.find(reference).map_err(|why| {
             let for_threads = if wants_threads { " with threads" } else { "" };
-            format!(
-                "cannot find the worker class '{text}'{for_threads}: {why}; give a file with -k, or a directory with --plugin-path"
-            )
+            let advice = if is_file_reference(reference) { None } else { gunicorn::class_became(text) };
+            let advice = advice
+                .unwrap_or_else(|| "give a file with -k, or a directory with --plugin-path".to_owned());
+            format!("cannot find the worker class '{text}'{for_threads}: {why}; {advice}")
         })?;
         let name = if is_file_reference(reference) { stem(&file) } else { reference.to_owned() };
         Ok(PluginRef { text: text.to_owned(), file, name })
@@ -84,7 +86,12 @@ impl PluginSearch<'_> {
             ));
         }
         let file = self.find(reference).map_err(|why| {
-            format!("cannot find the application '{text}': {why}; give its file, or a directory with --plugin-path")
+            let advice = if is_python(reference) {
+                "an application is no Python module here, but a shared library: write FILE.so:NAME"
+            } else {
+                "give its file, or a directory with --plugin-path"
+            };
+            format!("cannot find the application '{text}': {why}; {advice}")
         })?;
         Ok(PluginRef { text: text.to_owned(), file, name: name.to_owned() })
     }
@@ -116,6 +123,11 @@ pub(super) fn split_application(text: &str) -> (&str, &str) {
         Some((file, name)) if !name.contains('/') => (file, name),
         _ => (text, DEFAULT_APPLICATION),
     }
+}
+
+/// `package.module`, `app.py`: no name of ours has a dot that is not the one of its file.
+fn is_python(reference: &str) -> bool {
+    !is_file_reference(reference) && reference.contains('.') || reference.ends_with(".py")
 }
 
 fn is_file_reference(reference: &str) -> bool {
@@ -169,9 +181,14 @@ mod tests {
         let path = [PathBuf::from("/nowhere/a"), PathBuf::from("/nowhere/b")];
         let search = PluginSearch { directory: Path::new("/"), path: &path };
         assert_eq!(
-            search.worker_class("gevent", 1).unwrap_err(),
-            "cannot find the worker class 'gevent': there is no libgevent.so in /nowhere/a, /nowhere/b; give a file \
+            search.worker_class("mine", 1).unwrap_err(),
+            "cannot find the worker class 'mine': there is no libmine.so in /nowhere/a, /nowhere/b; give a file \
              with -k, or a directory with --plugin-path"
+        );
+        assert_eq!(
+            search.worker_class("gevent", 1).unwrap_err(),
+            "cannot find the worker class 'gevent': there is no libgevent.so in /nowhere/a, /nowhere/b; Green threads are \
+             Python's. 'threaded' runs what blocks, 'poll' has many connections"
         );
         let error = search.worker_class("sync", 2).unwrap_err();
         assert!(
@@ -182,6 +199,8 @@ mod tests {
             ("no.so:app", "/no.so: No such file or directory"),
             ("/tmp/", "/tmp is not a regular file"),
             ("x.so:", "write FILE.so:NAME"),
+            ("shop.wsgi:application", "no Python module here"),
+            ("shop.py", "no Python module here"),
         ];
         for (text, expected) in cases {
             let got = search.application(text).unwrap_err();

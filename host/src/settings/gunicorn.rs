@@ -105,14 +105,17 @@ const VERDICTS: &[(&str, Verdict)] = &[
         "pythonpath",
         Adapted("`plugin_path`: where applications and worker classes given by name are searched."),
     ),
-    ("paste", NotApplicable("PasteDeploy is Python's.")),
-    ("raw_paste_global_conf", NotApplicable("PasteDeploy is Python's.")),
+    ("paste", NotApplicable("PasteDeploy is Python's. Name the library itself: `FILE.so:NAME`.")),
+    (
+        "raw_paste_global_conf",
+        NotApplicable("PasteDeploy is Python's. An application's settings are the table `[app.NAME]`."),
+    ),
     ("protocol", Adapted("HTTP only. Where uwsgi was spoken by nginx, `proxy_pass` takes its place.")),
     ("uwsgi_allow_ips", Adapted("No uwsgi, hence nobody to allow; for HTTP there is `forwarded_allow_ips`.")),
     ("root_path", Adapted("`mount`: the prefix under which an application stands, and which it is told.")),
     ("limit_request_fields", Adapted("At least 1: Gunicorn takes 0 for the most there can be, 32768.")),
     ("loglevel", Adapted("One level more, `trace`. `warning` is Gunicorn's, `warn` is not known.")),
-    ("logger_class", NotApplicable("It names a Python class.")),
+    ("logger_class", NotApplicable("It names a Python class. `log_format` chooses between text and JSON.")),
     ("logconfig", DICTIONARY),
     ("logconfig_dict", DICTIONARY),
     ("logconfig_json", DICTIONARY),
@@ -149,7 +152,7 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("reload_engine", Adapted("`auto` is inotify; `poll` is refused, since every Linux has inotify.")),
     ("reload_extra_files", Adapted("A path may be a pattern, and what matches it later is seen.")),
     ("print_config", Adapted("As TOML that can be read again; `--print-config=json` is for programs.")),
-    ("spew", NotApplicable("It prints each line of Python that runs.")),
+    ("spew", NotApplicable("It prints each line of Python that runs. perf, strace and gdb see native code.")),
     (
         "control_socket",
         Adapted("Off by default, so that nobody has one without knowing; spoken to by `rgunicorn ctl`."),
@@ -183,6 +186,34 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("dirty_worker_exit", DIRTY),
 ];
 
+/// Flags of Gunicorn that the list does not have, each with the setting that it stands for.
+const OTHER_FLAGS: &[(&str, &str)] = &[("--sendfile", "sendfile")];
+
+/// What became of Gunicorn's worker classes, of those that others have made for it, and of any other Python class.
+const CLASSES: &[(&str, &str)] = &[
+    ("sync", "The same name."),
+    ("gthread", "Stands for `threaded`."),
+    ("gevent", "Green threads are Python's. `threaded` runs what blocks, `poll` has many connections."),
+    ("eventlet", "Green threads are Python's. `threaded` runs what blocks, `poll` has many connections."),
+    ("tornado", "Tornado's loop is Python's. Use `poll`, which has a loop for async applications."),
+    ("asgi", "ASGI is Python's. Use `poll`, which has a loop for async applications."),
+    ("uvicorn", "ASGI is Python's. Use `poll`, which has a loop for async applications."),
+    ("aiohttp", "aiohttp is Python's. Use `poll`, which has a loop for async applications."),
+    (".", "A Python class. Use `sync`, `threaded` or `poll`, or the file of a worker class."),
+];
+
+/// What takes the place of a worker class of Gunicorn's that was not found; the end of a sentence.
+pub(crate) fn class_became(text: &str) -> Option<String> {
+    // Of a dotted name the parts count: 'gunicorn.workers.ggevent.GeventWorker', 'uvicorn.workers.UvicornWorker'.
+    let text = text.to_lowercase();
+    let (_, how) = CLASSES.iter().find(|(name, _)| !is_supported(name) && text.contains(name))?;
+    Some(how.trim_end_matches('.').replace('`', "'"))
+}
+
+fn is_supported(class: &str) -> bool {
+    ["sync", "gthread"].contains(&class)
+}
+
 /// A line of the list.
 struct Theirs {
     name: &'static str,
@@ -205,6 +236,8 @@ fn verdict(name: &str) -> Option<Verdict> {
 /// What became of a setting that Gunicorn has by this name or flag, and that is not in the table under it; the end of a
 /// sentence. None for what Gunicorn does not have either.
 pub(crate) fn became(name_or_flag: &str) -> Option<String> {
+    let other = OTHER_FLAGS.iter().find(|(flag, _)| *flag == name_or_flag);
+    let name_or_flag = other.map_or(name_or_flag, |(_, name)| name);
     let lines = LIST.lines().filter(|line| !line.starts_with('#'));
     let theirs = lines
         .filter_map(theirs)
@@ -236,6 +269,13 @@ pub(super) fn comparison() -> String {
             (None, Some(theirs)) => page.write_str(&row(&theirs)),
             (None, None) => Ok(()),
         };
+    }
+    page.push_str("\n### Worker classes\n\n| Gunicorn | here | how |\n|---|---|---|\n");
+    for (name, how) in CLASSES {
+        let word = if is_supported(name) { "supported" } else { "not applicable" };
+        let name = if *name == "." { "a class by its path".to_owned() } else { format!("`{name}`") };
+        // As above.
+        let _ = writeln!(page, "| {name} | {word} | {how} |");
     }
     page
 }
@@ -274,6 +314,29 @@ mod tests {
             .filter(|line| !line.starts_with('#'))
             .map(|line| theirs(line).expect("three fields"))
             .collect()
+    }
+
+    #[test]
+    fn every_flag_and_class_that_is_not_there_is_told_what_became_of_it() {
+        for theirs in all() {
+            for flag in theirs.flags.iter().filter(|flag| flag.starts_with("--")) {
+                let ours = super::super::SETTINGS.iter().any(|setting| setting.flags.contains(&&flag[2..]));
+                assert!(ours || became(flag).is_some(), "{flag}");
+            }
+        }
+        assert!(became("--sendfile").is_some_and(|became| became.contains("Always on")));
+        for (class, part) in [
+            ("gevent", "'threaded' runs what blocks"),
+            ("gunicorn.workers.ggevent.GeventWorker", "'threaded' runs what blocks"),
+            ("eventlet", "'poll' has many"),
+            ("tornado", "Use 'poll'"),
+            ("uvicorn.workers.UvicornWorker", "ASGI is Python's"),
+            ("uvicorn_worker.UvicornWorker", "ASGI is Python's"),
+            ("meinheld.gmeinheld.MeinheldWorker", "A Python class"),
+        ] {
+            assert!(class_became(class).is_some_and(|became| became.contains(part)), "{class}");
+        }
+        assert_eq!(class_became("mine"), None);
     }
 
     #[test]
