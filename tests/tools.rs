@@ -129,6 +129,71 @@ fn inspect_tells_the_first_refusal_by_its_exit_code() {
 }
 
 #[test]
+fn inspect_shows_a_file_that_was_asked_for_as_something_else_as_what_it_is() {
+    let site = Site::new("inspect_kind");
+    site.install(programs().inspect(1), "app.so");
+    site.install(programs().sync(), "class.so");
+    for (words, code, parts) in [
+        (
+            &["inspect", "-k", "./app.so"][..],
+            3,
+            ["it is an application, not a worker class", "applications  app"],
+        ),
+        (&["inspect", "class.so:app"], 4, ["it is a worker class, not an application", "class         sync"]),
+    ] {
+        let page = said(&tool(&site, words), code);
+        for part in parts {
+            assert!(page.contains(part), "{part:?} is not in:\n{page}");
+        }
+    }
+}
+
+#[test]
+fn who_comes_from_gunicorn_is_told_what_there_is_here() {
+    let site = Site::new("from_gunicorn");
+    site.install(programs().inspect(1), "app.so");
+    site.write("gunicorn.conf.py", "import multiprocessing\nworkers = 2\n");
+    for (words, code, part) in [
+        (&["check", "-c", "gunicorn.conf.py", "app.so"][..], 1, "the file is TOML, not Python"),
+        (&["check", "-k", "uvicorn.workers.UvicornWorker", "app.so"], 3, "Use 'poll'"),
+        (&["check", "shop.wsgi:application"], 4, "an application is no Python module here"),
+        (&["check", "--no-sendfile", "app.so"], 2, "Always on"),
+        (&["check", "--paste", "x.ini"], 2, "FILE.so:NAME"),
+        (&["check", "--reload-engine", "poll", "app.so"], 1, "inotify"),
+        // Words of the operator's are shown, not obeyed.
+        (&["check", "a\u{1b}[2J\r.so"], 4, "a\\u{1b}[2J\\r.so"),
+        (&["check", "--\u{1b}[2J"], 2, "--\\u{1b}[2J"),
+        (&["check", "-c", "a\nb.toml"], 1, "a\\nb.toml"),
+    ] {
+        let output = tool(&site, words);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(code), 1), "{words:?}: {stderr}");
+        assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
+        assert!(!stderr.trim_end().contains(char::is_control), "{stderr:?}");
+    }
+}
+
+#[test]
+fn a_library_that_ends_the_probe_is_told_with_what_to_do() {
+    let site = Site::new("probe_dies");
+    site.install(programs().inspect(1), "app.so");
+    for (mode, parts) in [
+        (
+            "exit:7",
+            ["exited with code 7", "where it has to return an error: 'rgunicorn inspect --load FILE'"],
+        ),
+        ("abort", ["was killed by SIGABRT", "'rgunicorn inspect --load FILE' tries one file by itself"]),
+    ] {
+        let output = tool(&site, &["check", "-e", &format!("INSPECT_INIT={mode}"), "app.so"]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
+        }
+    }
+}
+
+#[test]
 fn check_says_in_one_line_what_a_start_would_do() {
     let site = Site::new("check");
     site.install(programs().inspect(1), "app.so");

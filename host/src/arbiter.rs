@@ -34,6 +34,7 @@ use crate::listener::Listener;
 use crate::logging;
 use crate::oom::OomCounter;
 use crate::pidfile::Pidfile;
+use crate::probe::advice;
 use crate::roster::{Action, Roster, Timeouts, Was};
 use crate::runtime::Inherited;
 use crate::scoreboard::{Command, ExitReason, Scoreboard, SlotWriter};
@@ -305,7 +306,7 @@ impl Arbiter {
                     EXIT_WORKER_BOOT,
                 ),
                 _ => (
-                    format!("a worker {ended} before it was ready ({account}){last_words}"),
+                    format!("a worker {ended} before it was ready ({account}){last_words}{}", advice(ended)),
                     EXIT_WORKER_BOOT,
                 ),
             };

@@ -69,7 +69,9 @@ impl Refusal {
     /// Of a probe that has died without a word; `memory` says whether it was for want of that.
     pub fn died(slot: &SlotView, ended: Ended, memory: &str) -> Self {
         let last_words = slot.message().map(|message| format!(": {message}")).unwrap_or_default();
-        Self::new(EXIT_WORKER_BOOT, format!("while {} the probe {ended}{memory}{last_words}", slot.stage()))
+        let advice = if memory.is_empty() { advice(ended) } else { String::new() };
+        let sentence = format!("while {} the probe {ended}{memory}{last_words}{advice}", slot.stage());
+        Self::new(EXIT_WORKER_BOOT, sentence)
     }
 
     /// Of a probe that has not finished in time.
@@ -80,6 +82,23 @@ impl Refusal {
              hangs, or raise boot_timeout"
         );
         Self::new(EXIT_WORKER_BOOT, sentence)
+    }
+}
+
+/// What to do about code that has ended its process instead of returning: the end of a sentence.
+pub(crate) fn advice(ended: Ended) -> String {
+    let alone = "'rgunicorn inspect --load FILE' tries one file by itself";
+    match ended {
+        Ended::Exited(_) => {
+            format!("; code of a library has ended the process, where it has to return an error: {alone}")
+        }
+        Ended::Killed { signal, .. } if signal == libc::SIGKILL => {
+            "; somebody else has sent that: the kernel's log (dmesg) may say who".to_owned()
+        }
+        Ended::Killed { core: true, .. } => format!("; gdb shows the place in the core file, and {alone}"),
+        Ended::Killed { .. } => {
+            format!("; {alone}, and gdb shows the place in a core file (ulimit -c unlimited)")
+        }
     }
 }
 
