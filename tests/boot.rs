@@ -91,6 +91,18 @@ fn serves_with_a_class_given_by_name_or_by_path() {
 }
 
 #[test]
+fn the_log_begins_with_what_begins() {
+    let site = Site::new("first_lines");
+    site.install(programs().inspect(1), "app.so");
+    let server = site.launch().env("GUNICORN_CMD_ARGS", "-w 3").start();
+    let lines: Vec<String> = server.lines().into_iter().map(|line| line.message).collect();
+    let place = |text: &str| lines.iter().position(|line| line.starts_with(text));
+    assert_eq!((place("Starting rgunicorn"), place("Booting worker")), (Some(0), Some(1)), "{lines:?}");
+    assert!(place("GUNICORN_CMD_ARGS is not read; write its words into RGUNICORN_CMD_ARGS").is_some());
+    server.finish();
+}
+
+#[test]
 fn all_workers_serve() {
     let site = Site::new("three_workers");
     site.install(programs().inspect(1), "app.so");

@@ -250,6 +250,7 @@ fn what_cannot_be_made_is_refused_in_one_sentence() {
         ("app ../shop", 1, "a name begins with a small letter"),
         ("worker fn", 1, "Rust needs that word for itself"),
         ("app shop --source .", 1, "it has no worker-api/Cargo.toml"),
+        ("app Static --c", 1, "a name begins with a small letter"),
         ("app", 2, "NAME"),
         ("plugin shop", 2, "plugin"),
         ("", 2, "rgunicorn new --help"),
@@ -260,4 +261,8 @@ fn what_cannot_be_made_is_refused_in_one_sentence() {
         assert!(stderr.contains(part), "{words}: {stderr}");
     }
     assert_eq!(site.leftovers(), Vec::<PathBuf>::new(), "something was made");
+    // What Rust needs is nothing to C.
+    let made = terminal.shell(&format!("{program} new app static --c")).output().expect("a shell");
+    assert!(made.status.success() && site.join("static/static.c").is_file(), "{made:?}");
+    std::fs::remove_dir_all(site.join("static")).expect("it is ours");
 }

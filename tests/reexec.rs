@@ -206,6 +206,8 @@ fn what_cannot_start_leaves_the_old_master_serving_and_says_why() {
         let message = server.wait_log(why);
         assert!(message.contains(&heir.to_string()) && message.contains("this one serves on"), "{message}");
         server.wait_gone(heir);
+        assert_eq!(server.messages(why).len(), 1, "said once: {}", server.log());
+        assert!(!site.read("stderr").contains(why), "{}", site.read("stderr"));
     };
     fs::remove_file(site.join("rgunicorn")).expect("it is there");
     fails(&server, "rgunicorn: No such file or directory; put the program back");

@@ -692,10 +692,7 @@ impl Arbiter {
             self.service.leave_to(heir);
         }
         match self.failure.take() {
-            Some(failure) => {
-                self.kin.tell_failure(&failure);
-                Err(failure)
-            }
+            Some(failure) => Err(self.kin.tell_failure(failure)),
             None if self.kin.is_to_detach() && self.stopping.is_none() => Ok(Finished::Detach),
             None => {
                 log::info!("Shutting down: {}", self.kin.name());

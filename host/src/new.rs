@@ -81,7 +81,7 @@ impl Request {
         let fail = |why: String| {
             StartError::new(EXIT_SETTINGS, format!("cannot make the project {}: {why}", self.name))
         };
-        judge_name(&self.name).map_err(fail)?;
+        judge_name(&self.name, self.kind).map_err(fail)?;
         let source = if self.kind == Kind::CApp { None } else { self.source().map_err(fail)? };
         let program = std::env::current_exe()
             .map_err(|error| fail(format!("cannot find the program's own file: {}", io_text(&error))))?;
@@ -199,7 +199,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Whether cargo takes it for the name of a package with a library, and a shell as one plain word.
-fn judge_name(name: &str) -> Result<(), String> {
+fn judge_name(name: &str, kind: Kind) -> Result<(), String> {
     let sound =
         |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || matches!(octet, b'-' | b'_');
     if name.len() > 64
@@ -209,7 +209,8 @@ fn judge_name(name: &str) -> Result<(), String> {
         let rule = "a name begins with a small letter and has small letters, digits, '-' and '_', 64 at most";
         return Err(rule.to_owned());
     }
-    if RESERVED.contains(&name) {
+    // A C application is no package.
+    if kind != Kind::CApp && RESERVED.contains(&name) {
         return Err("Rust needs that word for itself; choose another name".to_owned());
     }
     Ok(())
@@ -298,11 +299,12 @@ mod tests {
     #[test]
     fn names_are_those_that_cargo_takes() {
         for name in ["a", "shop", "my-shop_2"] {
-            assert_eq!(judge_name(name), Ok(()), "{name}");
+            assert_eq!(judge_name(name, Kind::App), Ok(()), "{name}");
         }
         for name in ["", "2a", "-a", "A", "a b", "a/b", "..", "self", "é", &"a".repeat(65)] {
-            assert!(judge_name(name).is_err(), "{name}");
+            assert!(judge_name(name, Kind::App).is_err(), "{name}");
         }
+        assert_eq!(judge_name("static", Kind::CApp), Ok(()));
     }
 
     #[test]

@@ -175,12 +175,16 @@ impl Kin {
         Some(second.into())
     }
 
-    /// Tells whoever waits for the first start that it failed.
-    pub(super) fn tell_failure(&self, failure: &StartError) {
+    /// Tells whoever waits for the first start that it failed. What is left to say: nothing if the old master logs it.
+    pub(super) fn tell_failure(&self, failure: StartError) -> StartError {
         if let (Some(elder), false) = (&self.elder, self.announced) {
             let code = u8::try_from(failure.exit_code()).unwrap_or(1);
             Outcome::Failed(code, failure.to_string()).tell(&elder.channel);
+            if elder.gone.is_none() {
+                return StartError::told(failure.exit_code());
+            }
         }
+        failure
     }
 }
 

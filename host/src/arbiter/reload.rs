@@ -426,6 +426,9 @@ impl Arbiter {
         let config = &held.generation.config;
         if self.serving == 0 {
             self.roster.set_workers(config.workers as usize);
+            // The worker logs that it boots; whoever reads the log sees first what it belongs to.
+            configure_log(config);
+            log::info!("Starting rgunicorn {}", env!("CARGO_PKG_VERSION"));
         }
         self.roster.begin_roll(generation, Self::timeouts(config));
     }
@@ -508,7 +511,6 @@ impl Arbiter {
         self.apply(generation);
         if first {
             self.tell_hooks(abi::HOOK_WHEN_READY, &[]);
-            log::info!("Starting rgunicorn {}", env!("CARGO_PKG_VERSION"));
             if let Some(held) = self.generations.get(&generation) {
                 let pid = std::process::id();
                 for listener in group::heads(&held.listeners) {
@@ -535,11 +537,7 @@ impl Arbiter {
     fn apply(&mut self, generation: u64) {
         let Some(held) = self.generations.get(&generation) else { return };
         let config = &held.generation.config;
-        let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
-        logging::set_style(config.log_format, config.syslog.as_ref());
-        if let Err(error) = logging::configure(&config.errorlog, config.loglevel, owner) {
-            log::error!("{error}");
-        }
+        configure_log(config);
         title::set(title::Role::Master, &config.proc_name);
         self.roster.set_timeouts(Self::timeouts(config));
         self.roster.set_workers(config.workers as usize);
@@ -728,6 +726,15 @@ impl Arbiter {
             }
         }
         self.reload.spent.push(probe);
+    }
+}
+
+/// The log as this configuration wants it, from now on.
+fn configure_log(config: &Config) {
+    let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+    logging::set_style(config.log_format, config.syslog.as_ref());
+    if let Err(error) = logging::configure(&config.errorlog, config.loglevel, owner) {
+        log::error!("{error}");
     }
 }
 

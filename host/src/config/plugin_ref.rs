@@ -6,7 +6,7 @@
 //! What a newcomer would get wrong: symlinks are *not* resolved here. The path stays as the operator meant it, so
 //! that a later reload follows a `current` link to where it points by then.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,8 +66,8 @@ impl PluginSearch<'_> {
         let file = self.find(reference).map_err(|why| {
             let for_threads = if wants_threads { " with threads" } else { "" };
             let advice = if is_file_reference(reference) { None } else { gunicorn::class_became(text) };
-            let advice = advice
-                .unwrap_or_else(|| "give a file with -k, or a directory with --plugin-path".to_owned());
+            let advice =
+                advice.unwrap_or_else(|| "give a file with -k, or a directory with --plugin-path".to_owned());
             format!("cannot find the worker class '{text}'{for_threads}: {why}; {advice}")
         })?;
         let name = if is_file_reference(reference) { stem(&file) } else { reference.to_owned() };
@@ -98,8 +98,7 @@ impl PluginSearch<'_> {
 
     fn find(&self, reference: &str) -> Result<PathBuf, String> {
         if is_file_reference(reference) {
-            // The components again, for `./app.so` is to be shown without its dot.
-            let file: PathBuf = self.directory.join(reference).components().collect();
+            let file = plain(&self.directory.join(reference));
             return match file.metadata() {
                 Ok(found) if found.is_file() => Ok(file),
                 Ok(_) => Err(format!("{} is not a regular file", file.display())),
@@ -108,12 +107,31 @@ impl PluginSearch<'_> {
         }
         let library = library_name(reference);
         let found = self.path.iter().map(|directory| directory.join(&library)).find(|file| file.is_file());
+        let found = found.map(|file| plain(&file));
         found.ok_or_else(|| {
             let searched: Vec<String> =
                 self.path.iter().map(|directory| directory.display().to_string()).collect();
             format!("there is no {library} in {}", searched.join(", "))
         })
     }
+}
+
+/// The same path without `.`, and without each `..` behind a directory that is no symlink: behind a symlink it means the
+/// parent of where that leads to, perhaps somewhere else at the next reload.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        let is_parent = component == Component::ParentDir;
+        if is_parent
+            && plain.file_name().is_some()
+            && plain.symlink_metadata().is_ok_and(|found| found.is_dir())
+        {
+            plain.pop();
+        } else {
+            plain.push(component);
+        }
+    }
+    plain
 }
 
 /// The application reference before the last colon, and the name after it.
@@ -174,6 +192,24 @@ mod tests {
         assert_eq!(app("my-app:two"), found(&far.join("libmy_app.so"), "two"));
         assert_eq!(app("x.so:app"), found(&temp.path().join("x.so"), "app"));
         assert_eq!(app("./a:b.so:z"), found(&temp.path().join("./a:b.so"), "z"));
+    }
+
+    #[test]
+    fn a_path_is_shown_without_detours() {
+        let temp = TempDir::new("plugin_ref_plain");
+        let top = temp.path();
+        for name in ["plugins", "elsewhere/releases", "."] {
+            std::fs::create_dir_all(top.join(name)).unwrap();
+            std::fs::write(top.join(name).join("x.so"), "").unwrap();
+        }
+        std::os::unix::fs::symlink("elsewhere/releases", top.join("current")).unwrap();
+        let search = PluginSearch { directory: top, path: &[] };
+        let found = |text: &str| search.application(text).unwrap().file;
+        assert_eq!(found("./plugins/../x.so"), top.join("x.so"));
+        assert_eq!(found("plugins/./../plugins/x.so"), top.join("plugins/x.so"));
+        std::fs::write(top.join("elsewhere/x.so"), "").unwrap();
+        assert_eq!(found("current/../x.so"), top.join("current/../x.so"), "that is elsewhere/x.so");
+        assert_eq!(found("current/x.so"), top.join("current/x.so"));
     }
 
     #[test]
