@@ -101,6 +101,35 @@ fn status_tells_who_runs_what_and_is_at_what() {
 }
 
 #[test]
+fn status_names_the_processes_beside_the_workers() {
+    let site = Site::new("ctl_processes");
+    site.install(programs().fixture("hooks"), "hooks.so");
+    let launch = launch(&site).with(|file| _ = file.raw("preload_app", "true").list("hooks", &["hooks.so"]));
+    let server = launch.env("FX_TRACE", site.join("trace").to_str().expect("UTF-8")).start();
+    site.mine("trace");
+    let told = |role: &str| {
+        let status = status(&site);
+        let processes = status["processes"].as_array().expect("a list").clone();
+        let mut found = processes.into_iter().filter(|process| process["role"] == role);
+        found.next().filter(|_| found.next().is_none())
+    };
+    for role in ["template", "hooks"] {
+        wait_for(role, || told(role).is_some());
+        let process = told(role).expect("it was there");
+        let pid = process["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process id");
+        assert!(server.children().contains(&pid) && !server.workers().contains(&pid), "{process}");
+        assert!(process["generation"] == 1 && process["memory_bytes"].as_u64() > Some(4096), "{process}");
+        let human = done(&site, "status");
+        assert!(human.contains(&format!("pid {pid}, generation 1, ")), "{human}");
+    }
+    server.reload_well();
+    for role in ["template", "hooks"] {
+        wait_for("the next one alone", || told(role).is_some_and(|process| process["generation"] == 2));
+    }
+    finish(&site, server);
+}
+
+#[test]
 fn a_reload_is_answered_with_its_verdict() {
     let site = Site::new("ctl_reload");
     let mut server = launch(&site).workers(2).start();

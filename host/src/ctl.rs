@@ -170,6 +170,11 @@ fn status(answer: &Value) -> String {
         let (verdict, age) = (show(&last["verdict"]), seconds(&last["age_seconds"]));
         line("last reload", &format!("{verdict}, {age} ago: {}", show(&last["message"])));
     }
+    for process in answer["processes"].as_array().into_iter().flatten() {
+        let (pid, generation) = (show(&process["pid"]), show(&process["generation"]));
+        let text = format!("pid {pid}, generation {generation}, {}", megabytes(&process["memory_bytes"]));
+        line(&show(&process["role"]), &text);
+    }
     line("workers", &format!("{} wanted", show(&answer["workers_wanted"])));
     text.push('\n');
     text + &workers(answer)
@@ -186,9 +191,7 @@ fn workers(answer: &Value) -> String {
     for worker in answer["workers"].as_array().into_iter().flatten() {
         let number =
             |name: &str| worker[name].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let memory = worker["memory_bytes"].as_u64();
-        let memory =
-            memory.map_or_else(|| "-".to_owned(), |octets| format!("{:.1}M", octets as f64 / 1048576.0));
+        let memory = megabytes(&worker["memory_bytes"]);
         let uptime = format!("{:.0}s", worker["uptime_seconds"].as_f64().unwrap_or_default());
         let applications = worker["applications"].as_array().into_iter().flatten();
         let numbers: Vec<String> = [&worker["worker_class"]]
@@ -224,6 +227,11 @@ fn workers(answer: &Value) -> String {
         let _ = writeln!(text, "[{}] {image}", index + 1);
     }
     text
+}
+
+/// An amount of memory that may not be known.
+fn megabytes(octets: &Value) -> String {
+    octets.as_u64().map_or_else(|| "-".to_owned(), |octets| format!("{:.1}M", octets as f64 / 1048576.0))
 }
 
 fn image(image: &Value) -> Option<String> {

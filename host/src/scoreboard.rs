@@ -22,7 +22,7 @@ mod lives;
 mod requests;
 
 pub use counters::{Counters, Histogram, LATENCY_BUCKETS, QUEUE_BUCKETS, latency_bounds, queue_bounds};
-pub use facts::{ExitReason, Facts, LINES, Outcome, ServerState, Verdict};
+pub use facts::{COMPANIONS, Companion, ExitReason, Facts, LINES, Outcome, Role, ServerState, Verdict};
 pub use lives::{Doing, Life};
 pub use requests::{CurrentRequest, began, is_tracked, next_token};
 

@@ -27,6 +27,7 @@ use crate::generation::Generation;
 use crate::hook_process::HookProcess;
 use crate::hooks::MASTER_HOOKS;
 use crate::probe::Refusal;
+use crate::scoreboard::{Companion, Role};
 use crate::sys::Pid;
 use crate::sys::signal::{self, Signal};
 use crate::sys::wait::Ended;
@@ -158,6 +159,14 @@ impl Attendants {
             process.into_iter().chain(post.answer_deadline()).min()
         };
         self.posts.values().filter_map(next).min()
+    }
+
+    /// What the monitor is told of them.
+    pub(super) fn companions(&self) -> impl Iterator<Item = Companion> {
+        self.posts.iter().filter_map(|(generation, post)| {
+            let pid = post.process.as_ref()?.0.pid.as_raw().unsigned_abs().into();
+            Some(Companion { role: Role::Hooks, pid, generation: *generation })
+        })
     }
 
     /// The processes, for a signal.

@@ -11,13 +11,13 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Arbiter, Held, Stopping};
+use super::{Arbiter, HOOK_PROCESSES, Held, Stopping, TEMPLATES};
 use crate::config::{BindAddress, BindKind, Config};
 use crate::inherit::{Distribution, Inheritance};
 use crate::listener::{Listener, ListenerError};
 use crate::logging;
 use crate::monitor::{self, Birth, word};
-use crate::scoreboard::ServerState;
+use crate::scoreboard::{COMPANIONS, ServerState};
 use crate::sys::fd::{Channel, Incoming, Watch, channel};
 use crate::sys::signal::{self, Signal};
 use crate::sys::wait::Ended;
@@ -176,6 +176,9 @@ impl Handle {
     }
 }
 
+// All of them are told of.
+const _: () = assert!(TEMPLATES + HOOK_PROCESSES <= COMPANIONS);
+
 impl Arbiter {
     /// Says on the scoreboard how far the server is.
     pub(super) fn publish_facts(&self) {
@@ -186,7 +189,9 @@ impl Arbiter {
             None => ServerState::Serving,
         };
         let (wanted, failing) = (self.roster.workers() as u64, self.roster.failing() as u64);
-        self.scoreboard.facts().publish(state, self.serving, wanted, failing);
+        let facts = self.scoreboard.facts();
+        facts.publish(state, self.serving, wanted, failing);
+        facts.set_companions(self.templates.companions().chain(self.attendants.companions()));
     }
 
     /// Does what monitors ask for. Without a control socket nobody can have asked, and nothing is done.

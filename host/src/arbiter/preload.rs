@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::{Arbiter, Child, PROBE_SLOT};
 use crate::error::{EXIT_APP_LOAD, EXIT_WORKER_BOOT};
-use crate::scoreboard::Command;
+use crate::scoreboard::{Command, Companion, Role};
 use crate::sys::fd::EventFd;
 use crate::sys::signal::{self, Signal};
 use crate::sys::wait::{self, Ended};
@@ -153,6 +153,14 @@ impl Templates {
     /// The processes, for a signal.
     pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
         self.processes().map(|process| process.template.pid)
+    }
+
+    /// What the monitor is told of them.
+    pub(super) fn companions(&self) -> impl Iterator<Item = Companion> {
+        self.by_generation.iter().filter_map(|(generation, nursery)| {
+            let pid = nursery.process.as_ref()?.template.pid.as_raw().unsigned_abs().into();
+            Some(Companion { role: Role::Template, pid, generation: *generation })
+        })
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {

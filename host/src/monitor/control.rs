@@ -114,6 +114,18 @@ pub fn status(snapshot: &Snapshot, generations: &[&Generation], master: i32, lev
         .map(|queue| json!({ "address": queue.address, "waiting": queue.waiting, "room": queue.room }))
         .collect();
     let workers: Vec<Value> = snapshot.lives.iter().map(|life| worker(life, generations)).collect();
+    let companions = facts.companions();
+    let processes: Vec<Value> = companions
+        .iter()
+        .map(|companion| {
+            json!({
+                "role": companion.role.as_str(),
+                "pid": companion.pid,
+                "generation": companion.generation,
+                "memory_bytes": memory(companion.pid),
+            })
+        })
+        .collect();
     answer(&json!({
         "ok": true,
         "version": env!("CARGO_PKG_VERSION"),
@@ -127,6 +139,7 @@ pub fn status(snapshot: &Snapshot, generations: &[&Generation], master: i32, lev
         "log_level": level.as_str(),
         "listeners": queues,
         "last_reload": reload,
+        "processes": processes,
         "workers": workers,
     }))
 }

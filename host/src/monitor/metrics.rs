@@ -7,7 +7,7 @@
 use std::fmt::{Display, Write};
 
 use super::health::Snapshot;
-use crate::scoreboard::{Doing, ExitReason, Histogram, LINES, Outcome, latency_bounds, queue_bounds};
+use crate::scoreboard::{Doing, ExitReason, Histogram, LINES, Outcome, Role, latency_bounds, queue_bounds};
 
 /// The content type.
 pub const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -58,6 +58,12 @@ impl Page {
         self.family("rgunicorn_workers", "gauge", "Workers, by what they are at.");
         for doing in Doing::ALL {
             self.sample("rgunicorn_workers", &[("state", doing.as_str())], snapshot.workers(doing));
+        }
+        let companions = facts.companions();
+        self.family("rgunicorn_processes", "gauge", "Processes beside the workers, by what they are for.");
+        for role in Role::ALL {
+            let count = companions.iter().filter(|companion| companion.role == role).count();
+            self.sample("rgunicorn_processes", &[("role", role.as_str())], count);
         }
         self.gauge(
             "rgunicorn_workers_failing",
@@ -205,7 +211,7 @@ fn seconds(count: u64, per_second: f64) -> f64 {
 mod tests {
     use super::super::health::Queue;
     use super::*;
-    use crate::scoreboard::{Scoreboard, ServerState};
+    use crate::scoreboard::{Companion, Scoreboard, ServerState};
     use std::time::Duration;
 
     #[test]
@@ -216,6 +222,7 @@ mod tests {
         worker.count_request(0, 1, 0, None);
         board.facts().publish(ServerState::Serving, 4, 2, 0);
         board.facts().count_exit(ExitReason::Signal);
+        board.facts().set_companions([Companion { role: Role::Template, pid: 7, generation: 4 }]);
         board.facts().set_verdict(4, Outcome::Done, "");
         let address = "unix:/a\"b".to_owned();
         let page = page(&Snapshot::take(&board, vec![Queue { address, waiting: 3, room: 5 }]));
@@ -233,6 +240,8 @@ mod tests {
             "rgunicorn_worker_exits_total{reason=\"signal\"} 1",
             "rgunicorn_reload_last_verdict{verdict=\"done\"} 1",
             "rgunicorn_sent_bytes_total 20",
+            "rgunicorn_processes{role=\"template\"} 1",
+            "rgunicorn_processes{role=\"hooks\"} 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

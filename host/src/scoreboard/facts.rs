@@ -26,8 +26,11 @@ const REPORTED: usize = CODES + LATENCY_BUCKETS + LINES.len();
 /// The levels of which lines are counted.
 pub const LINES: [&str; 3] = ["critical", "error", "warning"];
 
+/// Processes beside the workers that are told of: what the arbiter has at most of both kinds.
+pub const COMPANIONS: usize = 16;
+
 mod word {
-    use super::{ExitReason, Outcome, SENTENCE, TICKETS, VERDICTS};
+    use super::{COMPANIONS, ExitReason, Outcome, SENTENCE, TICKETS, VERDICTS};
 
     pub(super) const STATE: usize = 0;
     pub(super) const GENERATION: usize = 1;
@@ -53,7 +56,9 @@ mod word {
     /// Two words each: ticket and generation.
     pub(super) const TICKET: usize = VERDICT + VERDICTS * VERDICT_SIZE;
     pub(super) const REPORTED: usize = TICKET + 2 * TICKETS;
-    pub(super) const COUNT: usize = REPORTED + super::REPORTED;
+    /// Two words each: process id and kind, generation. The first one without a process id is the end.
+    pub(super) const COMPANION: usize = REPORTED + super::REPORTED;
+    pub(super) const COUNT: usize = COMPANION + 2 * COMPANIONS;
 }
 
 /// How far the server is.
@@ -80,6 +85,39 @@ impl ServerState {
             Self::Stopping => "stopping",
         }
     }
+}
+
+/// What a process beside the workers is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Workers are forked from it: `preload_app`.
+    Template,
+    /// It runs the hooks of the master.
+    Hooks,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Template, Self::Hooks];
+
+    /// As `status` and the metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Template => "template",
+            Self::Hooks => "hooks",
+        }
+    }
+}
+
+/// A process beside the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Companion {
+    /// What it is for.
+    pub role: Role,
+    /// Its process id.
+    pub pid: u64,
+    /// The generation whose images it has.
+    pub generation: u64,
 }
 
 /// Why a worker is gone.
@@ -188,6 +226,20 @@ impl Facts {
         self.set(word::WANTED, wanted);
         self.set(word::FAILING, failing);
         self.0[word::STATE].store(state as u64, Ordering::Release);
+    }
+
+    /// Master: the processes beside the workers, in place of those it told of before.
+    pub fn set_companions(self, companions: impl IntoIterator<Item = Companion>) {
+        let mut index = 0;
+        for companion in companions.into_iter().take(COMPANIONS) {
+            let at = word::COMPANION + 2 * index;
+            self.set(at + 1, companion.generation);
+            self.set(at, companion.pid << 1 | companion.role as u64);
+            index += 1;
+        }
+        if index < COMPANIONS {
+            self.set(word::COMPANION + 2 * index, 0);
+        }
     }
 
     /// Master: a worker was forked.
@@ -301,6 +353,20 @@ impl Facts {
         self.get(word::SPAWNED)
     }
 
+    /// The processes beside the workers. While the master writes them, one may be told with another's generation.
+    pub fn companions(self) -> Vec<Companion> {
+        let told = (0..COMPANIONS).map(|index| word::COMPANION + 2 * index);
+        told.map_while(|at| match self.get(at) {
+            0 => None,
+            first => Some(Companion {
+                role: Role::ALL[(first & 1) as usize],
+                pid: first >> 1,
+                generation: self.get(at + 1),
+            }),
+        })
+        .collect()
+    }
+
     /// How many monitors were forked, the one that asks among them.
     pub fn monitors(self) -> u64 {
         self.get(word::MONITORS)
@@ -392,6 +458,18 @@ mod tests {
     }
 
     #[test]
+    fn companions_are_those_that_were_told_last() {
+        let facts = Facts::new().unwrap();
+        let companion = |pid| Companion { role: Role::ALL[(pid % 2) as usize], pid, generation: pid + 7 };
+        assert_eq!(facts.companions(), []);
+        for count in [2, 20, 1, 0] {
+            facts.set_companions((1..=count).map(companion));
+            let expected: Vec<_> = (1..=count.min(COMPANIONS as u64)).map(companion).collect();
+            assert_eq!(facts.companions(), expected);
+        }
+    }
+
+    #[test]
     fn hostile_words_do_no_harm() {
         let facts = Facts::new().unwrap();
         facts.0.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
@@ -399,5 +477,6 @@ mod tests {
         let verdict = facts.last_verdict();
         assert!(verdict.is_none_or(|verdict| verdict.sentence.len() <= 4 * SENTENCE));
         assert_eq!(facts.uptime(), 0);
+        assert_eq!(facts.companions().len(), COMPANIONS);
     }
 }
