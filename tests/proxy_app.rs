@@ -438,6 +438,7 @@ fn an_upstream_that_fails_is_told_to_the_client_and_to_the_log() {
         });
         connection.send(b"the ot").expect("it reads");
         assert_eq!(connection.read_head().expect("a head").status, 504, "from now on it is the upstream's");
+        connection.reset();
 
         assert_eq!(server.text("/well"), "well");
         assert_eq!(server.workers(), worker);

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use rgunicorn_worker_api::prelude::Fault;
 use rgunicorn_worker_api::sdk::body::Body;
@@ -36,14 +36,17 @@ struct Progress {
 #[derive(Clone)]
 pub(crate) struct Patience {
     limit: Duration,
+    /// There is no body, which can be lent as often as anybody likes.
+    is_empty: bool,
     progress: Arc<Mutex<Progress>>,
 }
 
 impl Patience {
     pub(crate) fn new(limit: Duration, body: Body) -> Self {
+        let is_empty = body.size_hint().exact() == Some(0);
         let progress =
             Progress { last: Instant::now(), waits_for_client: false, broken: false, whole: Some(body) };
-        Self { limit, progress: Arc::new(Mutex::new(progress)) }
+        Self { limit, is_empty, progress: Arc::new(Mutex::new(progress)) }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -54,7 +57,8 @@ impl Patience {
     pub(crate) fn lend(&self) -> Option<Lent> {
         let mut progress = self.progress();
         progress.last = Instant::now();
-        let body = progress.whole.take()?;
+        // A connection that failed may give its body back a moment after it has said so.
+        let body = if self.is_empty { Body::empty() } else { progress.whole.take()? };
         Some(Lent { body: Some(body), touched: false, patience: self.clone() })
     }
 
