@@ -23,10 +23,26 @@ fn launch<'s>(site: &'s Site, class: Class, settings: &[(&str, &str)]) -> Server
     site.launch().class(class).workers(1).settings(settings).start()
 }
 
-/// A body of a length that no buffer holds: a gigabyte where that is quick, and less elsewhere, since what could
-/// grow would have grown by then.
-fn long(class: Class) -> u64 {
-    if class.name == "poll" { 1024 * MIB } else { 128 * MIB }
+/// A body of a length that no buffer holds.
+const LONG: u64 = 1024 * MIB;
+
+/// The most memory that a worker has while its peer does nothing for a moment.
+fn most_during_a_pause(worker: i32) -> u64 {
+    let (begin, mut most) = (Instant::now(), 0);
+    // Nothing can be waited for: what is looked for is that nothing happens.
+    while begin.elapsed() < Duration::from_millis(400) {
+        most = most.max(own_memory(worker));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    most
+}
+
+#[track_caller]
+fn expect_few_pieces(class: Class, before: u64, most: u64, time: Duration) {
+    let grown = most.saturating_sub(before);
+    let rate = LONG as f64 / MIB as f64 / time.as_secs_f64();
+    eprintln!("{}: {} MiB at {rate:.0} MiB/s; {} KiB more", class.name, LONG / MIB, grown / 1024);
+    assert!(grown < FEW_PIECES, "{grown}");
 }
 
 #[test]
@@ -71,7 +87,7 @@ fn a_long_answer_passes_through_little_memory() {
         let server = launch(&site, class, &[]);
         let worker = server.workers()[0];
         assert_eq!(server.text("/large?bytes=100000").len(), 100_000);
-        let (before, length, begin) = (own_memory(worker), long(class), Instant::now());
+        let (before, length, begin) = (own_memory(worker), LONG, Instant::now());
         let mut connection = Connection::open(server.address()).expect("it listens");
         connection.send_get(&format!("/large?bytes={length}")).expect("it reads");
         let head = connection.read_head().expect("a head");
@@ -88,11 +104,11 @@ fn a_long_answer_passes_through_little_memory() {
             if taken.is_multiple_of(32 * MIB) {
                 most = most.max(own_memory(worker));
             }
+            if taken == length / 2 {
+                most = most.max(most_during_a_pause(worker));
+            }
         }
-        let rate = length as f64 / MIB as f64 / begin.elapsed().as_secs_f64();
-        let grown = most.saturating_sub(before);
-        eprintln!("{}: {} MiB at {rate:.0} MiB/s; {} KiB more", class.name, length / MIB, grown / 1024);
-        assert!(grown < FEW_PIECES, "{grown}");
+        expect_few_pieces(class, before, most, begin.elapsed());
         drop(connection);
         server.finish();
     });
@@ -105,7 +121,7 @@ fn a_long_body_passes_through_little_memory() {
         let server = launch(&site, class, &[]);
         let worker = server.workers()[0];
         assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
-        let (before, length, begin) = (own_memory(worker), long(class), Instant::now());
+        let (before, length, begin) = (own_memory(worker), LONG, Instant::now());
         let mut connection = Connection::open(server.address()).expect("it listens");
         let head = format!("PUT /version HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
         connection.send(head.as_bytes()).expect("it reads");
@@ -115,12 +131,12 @@ fn a_long_body_passes_through_little_memory() {
             if sent.is_multiple_of(32) {
                 most = most.max(own_memory(worker));
             }
+            if sent == length / MIB / 2 {
+                most = most.max(most_during_a_pause(worker));
+            }
         }
         assert_eq!(connection.read_response().expect("an answer").text(), "INSPECT-VERSION:1");
-        let rate = length as f64 / MIB as f64 / begin.elapsed().as_secs_f64();
-        let grown = most.saturating_sub(before);
-        eprintln!("{}: {} MiB at {rate:.0} MiB/s; {} KiB more", class.name, length / MIB, grown / 1024);
-        assert!(grown < FEW_PIECES, "{grown}");
+        expect_few_pieces(class, before, most, begin.elapsed());
         drop(connection);
         server.finish();
     });
@@ -138,13 +154,7 @@ fn a_peer_that_takes_nothing_costs_little_memory() {
         connection.send_get("/large?bytes=1000000000").expect("it reads");
         // More than this lies nowhere but in the kernel, which does not count as the worker's.
         connection.wait_for_octets(100_000).expect("a beginning");
-        let mut most = before;
-        let begin = Instant::now();
-        // Nothing can be waited for: what is looked for is that nothing happens.
-        while begin.elapsed() < Duration::from_millis(500) {
-            most = most.max(own_memory(worker));
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let most = most_during_a_pause(worker);
         assert!(most.saturating_sub(before) < FEW_PIECES, "{most}, and {before} before");
         assert_eq!(connection.read_head().expect("a head").status, 200);
         connection.octets(8 * MIB as usize).expect("it goes on");
@@ -152,6 +162,33 @@ fn a_peer_that_takes_nothing_costs_little_memory() {
         wait_for("the worker to serve others", || {
             server.address().get("/version").is_ok_and(|answer| answer.status == 200)
         });
+        server.finish();
+    });
+}
+
+/// Each piece is a few octets, as a device on a bad line sends them, and each is asked for at once.
+#[test]
+fn a_body_in_crumbs_arrives_whole() {
+    under_each_class(|class| {
+        let site = Site::new("crumbs");
+        let server = launch(&site, class, &[]);
+        let worker = server.workers()[0];
+        assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
+        let before = own_memory(worker);
+        let mut connection = Connection::open(server.address()).expect("it listens");
+        connection
+            .send(b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .expect("it reads");
+        for _ in 0..2000 {
+            connection.send(b"3\r\nabc\r\n").expect("it reads");
+            connection.wait_until_taken();
+        }
+        connection.send(b"0\r\n\r\n").expect("it reads");
+        let answer = connection.read_response().expect("an answer").text();
+        assert!(answer.contains("\"body_len\":6000"), "{answer}");
+        let grown = own_memory(worker).saturating_sub(before);
+        assert!(grown < FEW_PIECES, "{grown}");
+        drop(connection);
         server.finish();
     });
 }
