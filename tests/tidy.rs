@@ -255,6 +255,50 @@ fn every_dependency_is_justified() {
     expect_none("ARCHITECTURE.md does not say why these dependencies are there", missing);
 }
 
+/// `cargo build --release` at the root leaves every library in `target/release`, and each is tried and described.
+#[test]
+fn every_library_is_built_tested_and_documented() {
+    let workspace = read("Cargo.toml");
+    let all = |wanted: fn(&str) -> bool| -> String {
+        let paths = files().filter(|(name, _)| wanted(name)).map(|(_, path)| path);
+        paths.filter_map(|path| fs::read_to_string(path).ok()).collect()
+    };
+    let tests = all(|name| name.starts_with("tests/") && name.ends_with(".rs"));
+    let docs = all(|name| name == "README.md" || name.starts_with("docs/") && name.ends_with(".md"));
+    // Without a list of default members, `cargo build` builds them all.
+    let mut missing: Vec<String> =
+        workspace.lines().filter(|line| line.starts_with("default-members")).map(str::to_owned).collect();
+    let mut libraries = 0;
+    for (name, path) in files() {
+        let Some(directory) = name.strip_suffix("/Cargo.toml") else { continue };
+        let manifest = fs::read_to_string(&path).expect("a manifest is text");
+        let is_ours = directory.starts_with("examples/") || directory.starts_with("plugins/");
+        if !is_ours || !manifest.contains("\"cdylib\"") {
+            continue;
+        }
+        libraries += 1;
+        let (_, lib) = manifest.split_once("[lib]").expect("a library's part of its manifest");
+        let library = lib.split('"').nth(1).expect("its name");
+        let is_tried =
+            tests.contains(&format!("\"{library}\"")) || tests.contains(&format!("lib{library}.so"));
+        for (is_there, what) in [
+            (workspace.contains(&format!("\"{directory}\",")), "is no member of the workspace"),
+            (is_tried, "is named in no test"),
+            (
+                docs.contains(&format!("`{directory}`")) || docs.contains(&format!("`{library}`")),
+                "is in no document",
+            ),
+            (root().join(directory).join("README.md").is_file(), "has no README.md"),
+        ] {
+            if !is_there {
+                missing.push(format!("{directory} {what}"));
+            }
+        }
+    }
+    assert!(libraries > 10, "the manifests are not read any more");
+    expect_none("these libraries are not built, tried and described like the others", missing);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Files.
 
