@@ -145,19 +145,11 @@ fn a_full_queue_is_not_ready_and_an_empty_one_is_again() {
 #[test]
 fn a_crash_loop_is_not_ready_until_it_ends() {
     let site = Site::new("crash_loop");
-    site.directory("work");
-    let images = site.directory("images");
-    let mut server = launch(&site)
-        .workers(2)
-        .with(|settings| {
-            settings.text("application", &site.join("app.so:app").display().to_string());
-            settings.text("chdir", "work").text("runtime_dir", &images.display().to_string());
-        })
-        .start();
+    let mut server = launch(&site).workers(2).env("INSPECT_INIT", "barred").start();
     let monitor = monitor(&server);
     wait_for("both workers", || metrics(&monitor)["rgunicorn_workers{state=\"idle\"}"] == 2.0);
     // Boots fail from now on; the worker that is left serves all the same.
-    fs::remove_dir(site.join("work")).expect("it is empty");
+    site.write("barred", "");
     process::send(server.workers()[0], Signal::SIGKILL);
     let why = wait_unready(&monitor);
     assert!(why.contains("die again and again"), "{why}");
@@ -166,9 +158,9 @@ fn a_crash_loop_is_not_ready_until_it_ends() {
     assert_eq!(during["rgunicorn_worker_exits_total{reason=\"signal\"}"], 1.0);
     assert_eq!(during["rgunicorn_workers_failing"], 1.0);
     assert_eq!(server.text("/version"), "INSPECT-VERSION:1");
-    fs::create_dir(site.join("work")).expect("there was one");
+    fs::remove_file(site.join("barred")).expect("it is there");
     wait_for("readiness", || is_ready(&monitor));
-    server.expect_error("cannot enter the directory");
+    server.expect_error("inspect: barred");
     server.expect_error("was sent KILL");
     server.expect_error("was sent SIGKILL");
     server.finish();

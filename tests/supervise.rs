@@ -143,20 +143,15 @@ fn a_panic_is_one_answer_and_no_death() {
 fn workers_that_cannot_boot_are_tried_less_and_less_often() {
     let site = Site::new("backoff");
     site.install(programs().inspect(1), "app.so");
-    let directory = site.directory("work");
-    let images = site.directory("images");
-    let mut server = site.launch().with(|settings| {
-        settings.text("application", &site.join("app.so:app").display().to_string());
-        settings.text("chdir", "work").text("runtime_dir", &images.display().to_string());
-    });
+    let mut server = site.launch().env("INSPECT_INIT", "barred");
     server.settings.raw("workers", "2");
     let mut server = server.start();
     // Both have booted: what fails from now on is a boot that the test has caused.
     wait_for("an answer of each worker", || answering(&server) == server.workers().into_iter().collect());
     // Boots fail from now on, and the worker that is left serves all the same.
-    fs::remove_dir(&directory).expect("it is empty");
+    site.write("barred", "");
     let victim = server.workers()[0];
-    let failures = |server: &Server<'_>| server.messages("cannot enter the directory").len();
+    let failures = |server: &Server<'_>| server.messages("inspect: barred").len();
     process::send(victim, Signal::SIGKILL);
     let begin = Instant::now();
     let mut seen = Vec::new();
@@ -175,15 +170,56 @@ fn workers_that_cannot_boot_are_tried_less_and_less_often() {
     load.more(20);
     load.stop().expect_flawless();
 
-    fs::create_dir(&directory).expect("its name is free");
+    fs::remove_file(site.join("barred")).expect("it is there");
     server.wait_workers(2);
     wait_for("both workers to serve", || {
         let pid: i32 = server.text("/pid").parse().expect("a pid");
         server.workers().contains(&pid)
     });
-    server.expect_error("cannot enter the directory");
+    server.expect_error("inspect: barred");
     server.expect_error("SIGKILL");
     server.finish();
+}
+
+/// What a clean-up takes away while a server runs: an old release, the place of the logs.
+#[test]
+fn who_is_born_after_a_clean_up_serves_all_the_same() {
+    for preload in ["false", "true"] {
+        let site = Site::new("clean_up");
+        site.install(programs().inspect(1), "app.so");
+        let [release, logs, images] = ["release", "logs", "images"].map(|name| site.directory(name));
+        let launch = site.launch().workers(2).with(|settings| {
+            settings.text("application", &site.join("app.so:app").display().to_string());
+            settings.text("chdir", &release.display().to_string()).raw("preload_app", preload);
+            settings.text("runtime_dir", &images.display().to_string());
+            settings.text("accesslog", &logs.join("access.log").display().to_string());
+        });
+        let mut server = launch.start();
+        let served_by = || server.address().get("/pid").ok()?.text().parse::<i32>().ok();
+        let old = server.wait_workers(2);
+        fs::remove_dir_all(&release).expect("it is ours");
+        fs::remove_dir_all(&logs).expect("it is ours");
+        fs::rename(site.join("error.log"), site.join("kept.log")).expect("it is there");
+        fs::create_dir(site.join("error.log")).expect("its name is free");
+        old.iter().for_each(|worker| process::send(*worker, Signal::SIGKILL));
+        wait_for("an answer of another worker", || served_by().is_some_and(|worker| !old.contains(&worker)));
+        // What is there again is found again.
+        fs::remove_dir(site.join("error.log")).expect("it is empty");
+        fs::rename(site.join("kept.log"), site.join("error.log")).expect("it is there");
+        fs::create_dir(&logs).expect("its name is free");
+        site.mine("logs/access.log");
+        server.signal(Signal::SIGUSR1);
+        wait_for("a line in the new log", || {
+            let _ = served_by();
+            fs::read_to_string(logs.join("access.log")).is_ok_and(|lines| lines.contains("GET /pid"))
+        });
+        let told = server.messages("this process is in the one that was there before");
+        assert!(preload == "true" || !told.is_empty(), "{}", server.log());
+        for text in ["SIGKILL", "until USR1 finds it again", "/logs"] {
+            server.expect_error(text);
+        }
+        server.finish();
+    }
 }
 
 #[test]

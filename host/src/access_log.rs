@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::logging::sink::Sink;
+use crate::logging::sink::{Sink, count_lines};
 use crate::logging::syslog::{Sender, Severity, Syslog};
 use crate::logging::{LogError, LogTarget, UtcTime};
 
@@ -263,24 +263,16 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Worker: opens the log; '-' is standard output. `owner` (uid, gid) gets a file that is created. Environment
-    /// atoms take the values that variables have now.
-    ///
-    /// # Errors
-    /// The file cannot be opened.
-    pub fn open(
-        target: Option<&LogTarget>,
-        layout: Layout,
-        owner: Option<(u32, u32)>,
-    ) -> Result<Self, LogError> {
-        let sink = target.map(|target| Sink::open(target, io::stdout().as_fd(), owner)).transpose()?;
+    /// Worker: a log that is not open yet; '-' is standard output. `owner` (uid, gid) gets a file that is created.
+    /// Environment atoms take the values that variables have now.
+    pub fn new(target: Option<&LogTarget>, layout: Layout, owner: Option<(u32, u32)>) -> Self {
         let layout = match layout {
             Layout::Text(format) => Layout::Text(with_environment(format)),
             Layout::Json => Layout::Json,
         };
-        Ok(Self {
+        Self {
             layout,
-            sink,
+            sink: None,
             target: target.cloned(),
             syslog: None,
             lost_to_syslog: 0,
@@ -289,7 +281,17 @@ impl AccessLog {
             pid: std::process::id(),
             second: (0, String::new()),
             dropped: 0,
-        })
+        }
+    }
+
+    /// Worker: opens it. As long as that has not been done, lines are dropped and counted.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open(&mut self) -> Result<(), LogError> {
+        let open = |target| Sink::open(target, io::stdout().as_fd(), self.owner);
+        self.sink = self.target.as_ref().map(open).transpose()?;
+        Ok(())
     }
 
     /// Worker: sends each line to syslog as well.
@@ -331,7 +333,11 @@ impl AccessLog {
     /// Worker: writes the batch, without waiting; what cannot be written is dropped and counted.
     pub fn flush(&mut self) {
         if !self.batch.is_empty() {
-            self.dropped += self.sink.as_ref().map_or(0, |sink| sink.write_lines(&self.batch));
+            self.dropped += match (&self.sink, &self.target) {
+                (Some(sink), _) => sink.write_lines(&self.batch),
+                (None, Some(_)) => count_lines(&self.batch),
+                (None, None) => 0,
+            };
             if let Some(syslog) = &self.syslog {
                 for line in self.batch.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
                     if syslog.send(Severity::Info, self.pid, line) {
@@ -570,7 +576,8 @@ mod tests {
     fn written_as(layout: Layout, records: &[AccessRecord<'_>]) -> String {
         let temp = TempDir::new("access");
         let target = LogTarget::File(temp.join("log"));
-        let mut log = AccessLog::open(Some(&target), layout, None).unwrap();
+        let mut log = AccessLog::new(Some(&target), layout, None);
+        log.open().unwrap();
         for record in records {
             log.write(record);
         }
@@ -726,7 +733,8 @@ mod tests {
         let path = temp.join("log");
         let size = || std::fs::metadata(&path).unwrap().len();
         let layout = text(&"x".repeat(1023));
-        let mut log = AccessLog::open(Some(&LogTarget::File(path.clone())), layout, None).unwrap();
+        let mut log = AccessLog::new(Some(&LogTarget::File(path.clone())), layout, None);
+        log.open().unwrap();
         for _ in 0..16 {
             log.write(&record());
         }
@@ -742,7 +750,8 @@ mod tests {
     fn reopening_splits_between_lines() {
         let temp = TempDir::new("access");
         let (path, moved) = (temp.join("log"), temp.join("log.1"));
-        let mut log = AccessLog::open(Some(&LogTarget::File(path.clone())), text("%(s)s"), None).unwrap();
+        let mut log = AccessLog::new(Some(&LogTarget::File(path.clone())), text("%(s)s"), None);
+        log.open().unwrap();
         log.write(&record());
         std::fs::rename(&path, &moved).unwrap();
         log.reopen().unwrap();
@@ -754,7 +763,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted() {
-        let mut log = AccessLog::open(Some(&LogTarget::File("/dev/full".into())), text("x"), None).unwrap();
+        let mut log = AccessLog::new(Some(&LogTarget::File("/dev/full".into())), text("x"), None);
+        log.open().unwrap();
         log.write(&record());
         log.write(&record());
         log.flush();

@@ -64,6 +64,8 @@ struct Held {
     /// The images, open: whoever removes the directory they lie in (a deploy that tidies old releases) does not take
     /// them from workers that are still to be spawned.
     images: Vec<(PathBuf, File)>,
+    /// The directory that workers enter, for the same reason.
+    directory: Option<File>,
 }
 
 /// What the master holds for one worker, beside what the roster knows.
@@ -511,6 +513,7 @@ impl Arbiter {
             listeners,
             wake_master: &self.wake.1,
             images: held.images.iter().map(|(copy, file)| (copy.clone(), file.as_raw_fd())).collect(),
+            directory: held.directory.as_ref().map(AsFd::as_fd),
             keep: self.runtime_dir.iter().flat_map(RuntimeDir::descriptors).collect(),
             master: nix::unistd::getpid(),
         }

@@ -100,10 +100,25 @@ pub enum LogTarget {
 
 /// A log that cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot open the log {}: {why}; create its directory or give another path", path.display())]
+#[error("cannot open the log {}: {why}; {advice}", path.display())]
 pub struct LogError {
     path: PathBuf,
     why: String,
+    advice: &'static str,
+}
+
+impl LogError {
+    fn new(path: PathBuf, error: &io::Error) -> Self {
+        let advice = match error.raw_os_error() {
+            Some(nix::libc::ENXIO) => "it is a FIFO that nobody reads: start its reader first",
+            Some(nix::libc::EISDIR) => "give the path of a file in it",
+            Some(nix::libc::EACCES | nix::libc::EPERM | nix::libc::EROFS) => {
+                "let the server's user write there or give another path"
+            }
+            _ => "create its directory or give another path",
+        };
+        Self { path, why: crate::error::io_text(error), advice }
+    }
 }
 
 /// The target of records that are shown as CRITICAL, also when only those are shown.

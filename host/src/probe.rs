@@ -550,7 +550,7 @@ fn class_options(config: &Config, note: &Note) -> Result<Vec<(String, String)>, 
 
 /// Stage 2.
 fn attempt(task: &Task<'_>, generation: Generation, master: Pid) -> Result<(), Refusal> {
-    crate::worker::become_worker_user(&generation.config, master)
+    crate::worker::become_worker_user(&generation.config, None, master)
         .map_err(|sentence| Refusal::new(EXIT_SETTINGS, sentence))?;
     let runtime = Runtime::for_probe(generation, task.slot);
     let generation = runtime.generation();

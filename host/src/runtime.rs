@@ -159,8 +159,13 @@ impl Runtime {
             } else {
                 Layout::Text(Format::parse(&config.access_log_format).map_err(|error| error.to_string())?)
             };
-            let mut log = AccessLog::open(config.accesslog.as_ref(), layout, None)
-                .map_err(|error| error.to_string())?;
+            let mut log = AccessLog::new(config.accesslog.as_ref(), layout, None);
+            if let Err(error) = log.open() {
+                if !runtime.slot.serves(runtime.generation.number) {
+                    return Err(error.to_string());
+                }
+                log::error!("{error}; until USR1 finds it again the lines of this worker are dropped");
+            }
             if let Some(syslog) = syslog {
                 log = log
                     .with_syslog(syslog)

@@ -291,6 +291,12 @@ impl SlotWriter {
         self.board.facts
     }
 
+    /// Worker, Template: whether this generation has come to serve. Whoever is born for it then is to serve even where a
+    /// new generation would be refused.
+    pub fn serves(&self, generation: u64) -> bool {
+        self.facts().generation() == generation
+    }
+
     /// What it is doing.
     pub fn stage(&self) -> String {
         SlotView { words: self.words }.stage()

@@ -5,13 +5,13 @@
 //! wish to die with the master is renewed after that, because setuid(2) clears it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rgunicorn_worker_api::abi::{AppHandle, Bytes, MountParts, host_object};
 
 use crate::config::Config;
-use crate::error::EXIT_WORKER_BOOT;
+use crate::error::{EXIT_WORKER_BOOT, io_text};
 use crate::generation::Generation;
 use crate::hooks::Hooks;
 use crate::logging;
@@ -39,6 +39,8 @@ pub struct Birth<'m> {
     pub wake_master: &'m OwnedFd,
     /// The images, open, should their files be gone.
     pub images: Vec<(PathBuf, i32)>,
+    /// The directory of its generation, should its path lead nowhere any more.
+    pub directory: Option<BorrowedFd<'m>>,
     /// Other descriptors to keep: the lock of the runtime directory.
     pub keep: Vec<i32>,
     /// The master.
@@ -143,6 +145,8 @@ pub(crate) fn settle(
     keep.extend(birth.listeners.iter().map(|listener| listener.fd));
     keep.extend(birth.images.iter().map(|(_, fd)| *fd));
     keep.push(birth.wake_master.as_raw_fd());
+    let directory = birth.directory.as_ref().map(AsRawFd::as_raw_fd);
+    keep.extend(directory);
     keep.extend(own);
     keep.extend(logging::raw_fds());
     process::close_all_but(&keep).map_err(|error| system("close_range", &error))?;
@@ -150,11 +154,21 @@ pub(crate) fn settle(
     // as the master would; a log that cannot be opened is the master's to report.
     let owner = generation.config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
     logging::set_style(generation.config.log_format, generation.config.syslog.as_ref());
-    logging::configure(&generation.config.errorlog, generation.config.loglevel, owner)
-        .map_err(|error| boot(error.to_string()))?;
-    // A log that was moved away a moment ago, before USR1: only root may make it where only root may make files.
-    if let Some(target) = &generation.config.accesslog {
-        logging::try_open(target, owner).map_err(|error| boot(error.to_string()))?;
+    if let Err(error) = logging::configure(&generation.config.errorlog, generation.config.loglevel, owner) {
+        if !birth.slot.serves(generation.number) {
+            return Err(boot(error.to_string()));
+        }
+        // A directory was removed, a FIFO has no reader: the service goes on with what the master has open.
+        logging::set_level(generation.config.loglevel);
+        log::error!("{error}; until USR1 finds it again this process writes to what the master has open");
+    }
+    // A log that was moved away a moment ago, before USR1: only root may make it where only root may make files. The
+    // runtime says what comes of one that cannot be opened.
+    if let Some(target) = &generation.config.accesslog
+        && let Err(error) = logging::try_open(target, owner)
+        && !birth.slot.serves(generation.number)
+    {
+        return Err(boot(error.to_string()));
     }
     if generation.config.capture_output {
         logging::capture_output().map_err(|error| system("dup2", &error))?;
@@ -164,7 +178,11 @@ pub(crate) fn settle(
     // 2. Signals are still blocked by the fork. Handlers before they are unblocked, or the first TERM kills.
     let taken = take_signals(birth)?;
     // 3. Privileges, before any byte of a plugin.
-    become_worker_user(&generation.config, birth.master).map_err(boot)?;
+    become_worker_user(&generation.config, birth.directory, birth.master).map_err(boot)?;
+    // The child never gives the master's objects back, so nobody else closes it.
+    if let Some(directory) = directory {
+        process::close(&[directory]).map_err(|error| system("close", &error))?;
+    }
     signal::unblock_all().map_err(|error| system("sigprocmask", &error))?;
     Ok(taken)
 }
@@ -279,11 +297,16 @@ pub fn record_crashes(slot: &SlotWriter, master: Pid) -> io::Result<&'static Eve
     Ok(stuck)
 }
 
-/// Probe, Template, Worker: environment, directory, mask, user, and the wish to die with the master.
+/// Probe, Template, Worker: environment, directory, mask, user, and the wish to die with the master. `directory` is what
+/// the path led to when the generation was made.
 ///
 /// # Errors
 /// One sentence.
-pub fn become_worker_user(config: &Config, master: Pid) -> Result<(), String> {
+pub fn become_worker_user(
+    config: &Config,
+    directory: Option<BorrowedFd<'_>>,
+    master: Pid,
+) -> Result<(), String> {
     for (name, value) in &config.raw_env {
         process::set_variable(name.as_ref(), value.as_ref());
     }
@@ -302,9 +325,14 @@ pub fn become_worker_user(config: &Config, master: Pid) -> Result<(), String> {
         })?;
     }
     // After the identity: whether a directory may be entered is the worker's question, not root's.
-    process::enter(&config.chdir).map_err(|error| {
-        format!("cannot enter the directory {}: {error}; check --chdir", config.chdir.display())
-    })?;
+    if let Err(error) = process::enter(&config.chdir) {
+        let why = format!("cannot enter the directory {}: {}", config.chdir.display(), io_text(&error));
+        // An old release that was cleared away is no reason to stop serving it.
+        match directory.map(process::enter_open) {
+            Some(Ok(())) => log::warn!("{why}; this process is in the one that was there before"),
+            Some(Err(_)) | None => return Err(format!("{why}; check --chdir")),
+        }
+    }
     match signal::kill_with_parent(master) {
         Ok(true) => Ok(()),
         Ok(false) => Err("the master is gone".to_owned()),

@@ -26,6 +26,8 @@ enum Mode {
     Succeed,
     /// Return an error.
     Fail,
+    /// Return an error while there is a file `barred` in the working directory.
+    Barred,
     /// Panic.
     Panic,
     /// Die by SIGABRT.
@@ -66,6 +68,7 @@ fn parse(value: &str) -> Plan {
     let mode = match value.split_once(':') {
         None => match value {
             "fail" => Mode::Fail,
+            "barred" => Mode::Barred,
             "panic" => Mode::Panic,
             "abort" => Mode::Abort,
             "exit" => Mode::Exit(7),
@@ -84,6 +87,10 @@ fn perform(mode: Mode) -> Result<(), Error> {
     match mode {
         Mode::Succeed => {}
         Mode::Fail => return Err(Error::new("inspect: asked to fail")),
+        Mode::Barred if std::path::Path::new("barred").exists() => {
+            return Err(Error::new("inspect: barred"));
+        }
+        Mode::Barred => {}
         Mode::Panic => panic!("inspect: asked to panic"),
         Mode::Abort => std::process::abort(),
         Mode::Exit(status) => std::process::exit(status),
@@ -105,6 +112,7 @@ mod tests {
         for (value, expected) in [
             ("", plan(Moment::Create, false, Mode::Succeed)),
             ("fail", plan(Moment::Create, false, Mode::Fail)),
+            ("start:barred", plan(Moment::Start, false, Mode::Barred)),
             ("panic", plan(Moment::Create, false, Mode::Panic)),
             ("abort", plan(Moment::Create, false, Mode::Abort)),
             ("hang", plan(Moment::Create, false, Mode::Hang)),

@@ -20,10 +20,12 @@
 //! more, because a Unix socket's file cannot be taken back.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use rgunicorn_worker_api::abi;
 
 use super::hooks::Question;
@@ -369,7 +371,8 @@ impl Arbiter {
             self.monitors.bind(config, &self.inheritance).map_err(|error| refuse(&error))?;
         }
         let images = open_images(&generation).map_err(|error| refuse(&error))?;
-        Ok(Held { generation, listeners: Vec::new(), images })
+        let directory = open_directory(&generation.config.chdir);
+        Ok(Held { generation, listeners: Vec::new(), images, directory })
     }
 
     /// The sockets of a configuration: those that serve already where the address is the same, else new ones.
@@ -744,6 +747,13 @@ fn kill(probe: &mut Probe) {
     if let Err(error) = signal::send(probe.pid, Signal::SIGKILL) {
         log::error!("cannot kill the probe (pid:{}): {error}", probe.pid);
     }
+}
+
+/// Opens the directory of a generation: whoever is born later finds it, whatever becomes of its path. Nothing of it is
+/// read. Whether it can be entered is the workers' question: one that only they may enter is not kept.
+fn open_directory(path: &Path) -> Option<File> {
+    let options = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    File::options().read(true).custom_flags(options.bits()).open(path).ok()
 }
 
 /// Opens the private copies. Plain files that nobody writes to: nothing of them is run or mapped here.

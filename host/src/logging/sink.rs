@@ -20,7 +20,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::{LogError, LogTarget};
-use crate::error::io_text;
 
 /// What a pipe takes at once or not at all (pipe(7)); a longer line could be cut in the middle, or mixed with others.
 const ATOMIC: usize = libc::PIPE_BUF;
@@ -60,12 +59,12 @@ impl Sink {
         owner: Option<(u32, u32)>,
     ) -> Result<Self, LogError> {
         match target {
-            LogTarget::Standard => Self::from_descriptor(standard).map_err(|error| LogError {
-                path: format!("/proc/self/fd/{}", standard.as_raw_fd()).into(),
-                why: io_text(&error),
+            LogTarget::Standard => Self::from_descriptor(standard).map_err(|error| {
+                LogError::new(format!("/proc/self/fd/{}", standard.as_raw_fd()).into(), &error)
             }),
-            LogTarget::File(path) => Self::from_path(path, owner)
-                .map_err(|error| LogError { path: path.clone(), why: io_text(&error) }),
+            LogTarget::File(path) => {
+                Self::from_path(path, owner).map_err(|error| LogError::new(path.clone(), &error))
+            }
         }
     }
 
@@ -163,7 +162,7 @@ fn piece_length(lines: &[u8]) -> usize {
     }
 }
 
-fn count_lines(lines: &[u8]) -> u64 {
+pub(crate) fn count_lines(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 

@@ -7,14 +7,14 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
-    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getgroups, setfsgid, setfsuid, setgid, setgroups,
-    setuid,
+    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, getgroups, setfsgid, setfsuid, setgid,
+    setgroups, setuid,
 };
 
 /// Child: closes every descriptor but standard input, output, error and `keep`.
@@ -96,6 +96,14 @@ pub fn set_variable(name: &OsStr, value: &OsStr) {
 /// As chdir(2) gives them.
 pub fn enter(directory: &Path) -> io::Result<()> {
     Ok(chdir(directory)?)
+}
+
+/// Child: changes to a directory that is open, also if it has no path any more.
+///
+/// # Errors
+/// As fchdir(2) gives them.
+pub fn enter_open(directory: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(fchdir(directory)?)
 }
 
 /// Child: standard input, output and error become /dev/null.
