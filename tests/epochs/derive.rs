@@ -238,7 +238,7 @@ impl Sources {
             ),
         );
         for (file, place, of) in [
-            ("request.rs", "impl<'x> Request<'x> {\n", "handle"),
+            ("request.rs", "impl<'x> Request<'x> {\n", "handle()"),
             ("response.rs", "impl<'x> Response<'x> {\n", "handle"),
             ("response.rs", "impl Stream<'_> {\n", "handle"),
             ("app.rs", "impl<'x> WorkerFacts<'x> {\n", "host"),

@@ -26,10 +26,12 @@ mod layout;
 mod serve;
 
 pub use call::{AppHandle, AppHostHandle, HostHandle, RequestHandle, ResponseHandle, StreamHandle};
-pub(crate) use call::{Halves, listeners, mount_slice, mounted, notify_fd, with_fields};
+pub(crate) use call::{Asked, Halves, listeners, mount_slice, mounted, notify_fd, with_fields};
 #[cfg(feature = "kit")]
 pub(crate) use serve::app_host;
-pub use serve::{app_host_object, app_object, app_table, host_object, request_object, response_object};
+pub use serve::{
+    Answer, app_host_object, app_object, app_table, host_object, request_object, response_object,
+};
 
 use abi_stable::library::{AbiHeaderRef, CheckTypeLayout, RootModule, RootModuleResult};
 use abi_stable::sabi_types::VersionStrings;

@@ -11,7 +11,6 @@ use crate::request::Request;
 use crate::response::Response;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 
 /// How an application answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +36,7 @@ impl Execution {
     }
 }
 
-/// A future's box, as an async application returns it; the number is a `VERDICT_*` constant of [`crate::abi`].
-pub type Answer = Pin<Box<dyn Future<Output = u32> + Send>>;
+pub use crate::abi::Answer;
 
 /// What crosses the interface as an application object. Authors use [`App`].
 ///
@@ -134,11 +132,7 @@ impl fmt::Debug for WorkerFacts<'_> {
 }
 
 type Call = Box<dyn Fn(&mut Request<'_>, &mut Response<'_>) -> Result<(), Error> + Send + Sync>;
-type CallAsync = Box<
-    dyn Fn(AsyncRequest, AsyncResponse) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>
-        + Send
-        + Sync,
->;
+type CallAsync = Box<dyn Fn(RequestHandle<'_>, ResponseHandle<'_>) -> Answer + Send + Sync>;
 type Start = Box<dyn Fn(&WorkerFacts<'_>) -> Result<(), Error> + Send + Sync>;
 type Ready = Box<dyn Fn() -> Result<(), Error> + Send + Sync>;
 type Farewell = Box<dyn Fn() + Send + Sync>;
@@ -231,7 +225,7 @@ impl App {
         F: Fn(AsyncRequest, AsyncResponse) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        Self::new(Handler::Async(Box::new(move |request, response| Box::pin(handler(request, response)))))
+        Self::new(Handler::Async(Box::new(move |request, response| gated(request, response, &handler))))
     }
 
     /// Calls must not overlap, whatever thread they come on.
@@ -323,10 +317,10 @@ impl Application for App {
 
     fn call_async(&self, request: RequestHandle<'_>, response: ResponseHandle<'_>) -> Answer {
         match &self.handler {
-            Handler::Async(call) => gated(request, response, call),
+            Handler::Async(call) => call(request, response),
             Handler::Blocking(_) | Handler::Inline(_) => {
                 let verdict = verdict(self.call(request, response));
-                Box::pin(std::future::ready(verdict))
+                Answer::new(std::future::ready(verdict))
             }
         }
     }

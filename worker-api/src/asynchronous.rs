@@ -9,23 +9,39 @@ use crate::abi::{Halves, RequestHandle, ResponseHandle, StreamHandle};
 use crate::app::Answer;
 use crate::error::{Error, Fault};
 use crate::request::{Address, Field, Head, Scheme, Version, below_mount, split_target};
+use crate::response::fields_of;
+#[cfg(feature = "tower")]
+use crate::sdk::connection::Aside;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-/// One lock for both halves, which are there until the exchange ends.
-struct Gate(Mutex<Option<Halves>>);
+/// What both halves share: one lock for them, which are there until the exchange ends.
+struct Gate {
+    halves: Mutex<Option<Halves>>,
+    /// Here and not in an allocation of its own, which each request would pay for.
+    #[cfg(feature = "tower")]
+    aside: Aside,
+}
 
 impl Gate {
+    fn new(halves: Halves) -> Self {
+        Self {
+            halves: Mutex::new(Some(halves)),
+            #[cfg(feature = "tower")]
+            aside: Aside::default(),
+        }
+    }
+
     fn with<R>(&self, call: impl FnOnce(&mut Halves) -> R) -> Result<R, Fault> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
         open.as_mut().map(call).ok_or(Fault::Misuse)
     }
 
     fn close(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.halves.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -38,16 +54,16 @@ impl Drop for Closer {
     }
 }
 
-/// The future of an exchange: `make` is called with both halves, and the gate closes with the future.
+/// The answer of an exchange: `make` is called with both halves, and the gate closes with its future.
 pub(crate) fn gated<F, Fut>(request: RequestHandle<'_>, response: ResponseHandle<'_>, make: F) -> Answer
 where
     F: FnOnce(AsyncRequest, AsyncResponse) -> Fut,
     Fut: Future<Output = Result<(), Error>> + Send + 'static,
 {
-    let gate = Arc::new(Gate(Mutex::new(Some(Halves::until_gate_closes(request, response)))));
+    let gate = Arc::new(Gate::new(Halves::until_gate_closes(request, response)));
     let closer = Closer(Arc::clone(&gate));
     let future = make(AsyncRequest { gate: Arc::clone(&gate) }, AsyncResponse { gate });
-    Box::pin(async move {
+    Answer::new(async move {
         // Moved in here first, so that it is dropped after the application's own future.
         let closer = closer;
         let result = future.await;
@@ -199,16 +215,29 @@ impl AsyncRequest {
         }
     }
 
-    /// Looks at the head and its fields where they lie, under one lock.
+    /// The same request, for the body of a tower service and for whoever asks about the connection.
+    #[cfg(feature = "tower")]
+    pub(crate) fn share(&self) -> Self {
+        Self { gate: Arc::clone(&self.gate) }
+    }
+
+    /// What a tower service's exchange has besides.
+    #[cfg(feature = "tower")]
+    pub(crate) fn aside(&self) -> &Aside {
+        &self.gate.aside
+    }
+
+    /// Looks at the head and its fields where they lie, and asks for the length of the body, under one lock.
     #[cfg(feature = "tower")]
     pub(crate) fn look<R>(
         &self,
         look: impl FnOnce(&Head<'_>, &mut dyn Iterator<Item = Field<'_>>) -> R,
-    ) -> Result<R, Fault> {
+    ) -> Result<(R, Option<u64>), Fault> {
         self.gate.with(|open| {
             let request = open.request();
             let head = request.head();
-            look(&head, &mut (0..head.field_count).filter_map(|index| request.field(index)))
+            let fields = &mut (0..head.field_count).filter_map(|index| request.field(index));
+            (look(&head, fields), request.body_length())
         })
     }
 
@@ -263,15 +292,11 @@ impl fmt::Debug for AsyncRequest {
 }
 
 /// Above this a whole answer is written in pieces, so that the class need not buffer it (octets).
-const WHOLE: usize = 16 * 1024;
+pub(crate) const WHOLE: usize = 16 * 1024;
 
 /// The response of an async application. `[worker] [any thread]`; may be moved into a spawned task.
 pub struct AsyncResponse {
     gate: Arc<Gate>,
-}
-
-fn fields_of<'f, F: Into<Field<'f>> + Copy>(fields: &'f [F]) -> Vec<Field<'f>> {
-    fields.iter().map(|field| (*field).into()).collect()
 }
 
 impl AsyncResponse {
@@ -287,17 +312,27 @@ impl AsyncResponse {
     where
         F: Into<Field<'f>> + Copy,
     {
-        let mut fields = fields_of(fields);
         if body.len() <= WHOLE {
-            return self.now(|open| open.response().respond(status, &fields, body));
+            return self.respond_now(status, fields_of(fields), body);
         }
         let length = body.len().to_string();
+        let mut fields: Vec<Field<'_>> = fields_of(fields).collect();
         if !fields.iter().any(|field| field.name.eq_ignore_ascii_case(b"content-length")) {
             fields.push(Field::new("Content-Length", &length));
         }
-        self.now(|open| open.response().start(status, &fields))?;
+        self.start(status, &fields)?;
         self.write(body).await?;
         self.end()
+    }
+
+    /// As `respond`, with fields of whatever place and a body that is no longer than [`WHOLE`].
+    pub(crate) fn respond_now<'f>(
+        &mut self,
+        status: u16,
+        fields: impl ExactSizeIterator<Item = Field<'f>>,
+        body: &[u8],
+    ) -> Result<(), Fault> {
+        self.now(|open| open.response().respond(status, fields, body))
     }
 
     /// Sends an interim answer.
@@ -308,8 +343,7 @@ impl AsyncResponse {
     where
         F: Into<Field<'f>> + Copy,
     {
-        let fields = fields_of(fields);
-        self.now(|open| open.response().informational(status, &fields))
+        self.now(|open| open.response().informational(status, fields_of(fields)))
     }
 
     /// Sets status and fields.
@@ -320,8 +354,7 @@ impl AsyncResponse {
     where
         F: Into<Field<'f>> + Copy,
     {
-        let fields = fields_of(fields);
-        self.now(|open| open.response().start(status, &fields))
+        self.now(|open| open.response().start(status, fields_of(fields)))
     }
 
     /// Writes all of `piece`, waiting while the client is slow.
@@ -406,8 +439,7 @@ impl AsyncResponse {
     where
         F: Into<Field<'f>> + Copy,
     {
-        let fields = fields_of(fields);
-        self.now(|open| open.response().trailers(&fields))
+        self.now(|open| open.response().trailers(fields_of(fields)))
     }
 
     /// Ends the body.
@@ -426,9 +458,8 @@ impl AsyncResponse {
     where
         F: Into<Field<'f>> + Copy,
     {
-        let fields = fields_of(fields);
         self.now(|open| {
-            let stream = open.response().take_over(status, &fields)?;
+            let stream = open.response().take_over(status, fields_of(fields))?;
             open.set_stream(stream);
             Ok(())
         })?;

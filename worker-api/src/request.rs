@@ -4,7 +4,7 @@
 //! piece by piece and is never held whole unless the application does so. Octets are octets: nothing here is
 //! decoded or normalised.
 
-use crate::abi::{AddressParts, Bytes, RequestHandle};
+use crate::abi::{AddressParts, Asked, Bytes, RequestHandle};
 use crate::error::Fault;
 use std::fmt;
 use std::marker::PhantomData;
@@ -168,68 +168,72 @@ impl fmt::Display for Address {
 ///
 /// `[worker]`, on the thread that the application was called on; it cannot leave it.
 pub struct Request<'x> {
-    handle: RequestHandle<'x>,
-    head: Head<'x>,
+    asked: Asked<'x>,
     stays: PhantomData<*const ()>,
 }
 
 impl<'x> Request<'x> {
     pub(crate) fn new(handle: RequestHandle<'x>) -> Self {
-        Self { head: handle.head(), handle, stays: PhantomData }
+        Self { asked: Asked::new(handle), stays: PhantomData }
+    }
+
+    fn head(&self) -> Head<'x> {
+        self.asked.head()
     }
 
     /// The method, case-sensitive, such as `GET`.
     #[must_use]
     pub fn method(&self) -> &'x [u8] {
-        self.head.method
+        self.head().method
     }
 
     /// The request-target exactly as it was sent.
     #[must_use]
     pub fn target(&self) -> &'x [u8] {
-        self.head.target
+        self.head().target
     }
 
     /// The path of the target: up to the first `?`, without scheme and authority of an absolute form.
     /// Nothing is decoded. The asterisk and authority forms are returned as they are.
     #[must_use]
     pub fn path(&self) -> &'x [u8] {
-        split_target(self.head.target).0
+        split_target(self.head().target).0
     }
 
     /// What follows the first `?` of the target.
     #[must_use]
     pub fn query(&self) -> Option<&'x [u8]> {
-        split_target(self.head.target).1
+        split_target(self.head().target).1
     }
 
     /// The prefix that the application is mounted on; it is still part of [`Request::path`].
     #[must_use]
     pub fn mount(&self) -> &'x [u8] {
-        self.head.mount
+        self.head().mount
     }
 
     /// What of the path is below the mount point: empty, or with a slash in front. WSGI's name for it.
     #[must_use]
     pub fn path_info(&self) -> &'x [u8] {
-        below_mount(self.path(), self.head.mount)
+        below_mount(self.path(), self.head().mount)
     }
 
     /// The version of the request line.
     #[must_use]
     pub fn version(&self) -> Version {
-        self.head.version
+        self.head().version
     }
 
     /// How the client reached the server.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        self.head.scheme
+        self.head().scheme
     }
 
     /// The header fields in order of arrival; repeated ones are kept apart.
     pub fn fields(&self) -> impl Iterator<Item = Field<'x>> + '_ {
-        (0..self.head.field_count).filter_map(|index| self.handle.field(index))
+        let handle = self.handle();
+        (0..self.head().field_count).filter_map(move |index| handle.field(index))
     }
 
     /// The value of the first field with this name, in any letter case.
@@ -241,25 +245,25 @@ impl<'x> Request<'x> {
     /// The client's address, or that of a trusted proxy's client.
     #[must_use]
     pub fn peer(&self) -> Address {
-        self.handle.peer()
+        self.handle().peer()
     }
 
     /// The server's own end of the connection.
     #[must_use]
     pub fn local(&self) -> Address {
-        self.handle.local()
+        self.handle().local()
     }
 
     /// A fact of the TLS session by name (`version`, `cipher`, `client_certificate`), if there is one.
     #[must_use]
     pub fn tls(&self, name: &str) -> Option<&'x [u8]> {
-        self.handle.tls(name)
+        self.handle().tls(name)
     }
 
     /// Declared octets of the body, 0 without a body; `None` if only its end will tell (chunked).
     #[must_use]
     pub fn body_length(&self) -> Option<u64> {
-        self.handle.body_length()
+        self.handle().body_length()
     }
 
     /// Waits for a piece of the body and returns its length; 0 is the end. Sends `100 Continue` first if the
@@ -268,7 +272,7 @@ impl<'x> Request<'x> {
     /// # Errors
     /// A [`Fault`]; what was read before it is not the whole body. Return it with `?`.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
-        self.handle.read(buffer)
+        self.handle().read(buffer)
     }
 
     /// Appends the rest of the body to `body`. The server's limit on bodies is what bounds it.
@@ -288,24 +292,24 @@ impl<'x> Request<'x> {
 
     /// The trailer fields; none before the body was read to its end.
     pub fn trailers(&self) -> impl Iterator<Item = Field<'x>> + '_ {
-        (0..).map_while(|index| self.handle.trailer(index))
+        (0..).map_while(|index| self.handle().trailer(index))
     }
 
     /// Whether the client is known to have closed the connection. Does not wait.
     #[must_use]
     pub fn client_gone(&self) -> bool {
-        self.handle.client_gone()
+        self.handle().client_gone()
     }
 
     /// Whether the request is over `request_timeout`: the client has its 504, further work is wasted.
     /// Always `false` where the worker class cannot tell.
     #[must_use]
     pub fn expired(&self) -> bool {
-        self.handle.expired()
+        self.handle().expired()
     }
 
     pub(crate) fn handle(&self) -> RequestHandle<'x> {
-        self.handle
+        self.asked.handle()
     }
 }
 
@@ -314,9 +318,9 @@ impl fmt::Debug for Request<'_> {
         write!(
             f,
             "Request({} {} {})",
-            self.head.method.escape_ascii(),
-            self.head.target.escape_ascii(),
-            self.head.version
+            self.head().method.escape_ascii(),
+            self.head().target.escape_ascii(),
+            self.head().version
         )
     }
 }

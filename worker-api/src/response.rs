@@ -21,19 +21,11 @@ pub struct Response<'x> {
     stays: PhantomData<*const ()>,
 }
 
-/// Turns what authors write, `&[("Name", "value")]` or [`Field`]s, into fields.
-fn with<'f, R>(fields: &[impl Into<Field<'f>> + Copy], call: impl FnOnce(&[Field<'f>]) -> R) -> R {
-    const FEW: usize = 16;
-    if fields.len() <= FEW {
-        let mut few = [Field { name: b"", value: b"" }; FEW];
-        for (slot, field) in few.iter_mut().zip(fields) {
-            *slot = (*field).into();
-        }
-        call(&few[..fields.len()])
-    } else {
-        let many: Vec<Field<'_>> = fields.iter().map(|field| (*field).into()).collect();
-        call(&many)
-    }
+/// What authors write, `&[("Name", "value")]` or [`Field`]s, as fields.
+pub(crate) fn fields_of<'f, F: Into<Field<'f>> + Copy>(
+    fields: &'f [F],
+) -> impl ExactSizeIterator<Item = Field<'f>> {
+    fields.iter().map(|field| (*field).into())
 }
 
 impl<'x> Response<'x> {
@@ -51,7 +43,18 @@ impl<'x> Response<'x> {
     where
         F: Into<Field<'f>> + Copy,
     {
-        with(fields, |fields| self.handle.respond(status, fields, body))
+        self.handle.respond(status, fields_of(fields), body)
+    }
+
+    /// As `respond`, with fields of whatever place.
+    #[cfg(feature = "http")]
+    pub(crate) fn respond_with<'f>(
+        &mut self,
+        status: u16,
+        fields: impl ExactSizeIterator<Item = Field<'f>>,
+        body: &[u8],
+    ) -> Result<(), Fault> {
+        self.handle.respond(status, fields, body)
     }
 
     /// Sends an interim answer, 100 to 199 but 101 (RFC 9110 section 15.2). A client that speaks HTTP/1.0 is
@@ -63,7 +66,7 @@ impl<'x> Response<'x> {
     where
         F: Into<Field<'f>> + Copy,
     {
-        with(fields, |fields| self.handle.informational(status, fields))
+        self.handle.informational(status, fields_of(fields))
     }
 
     /// Sets status and fields. Without a `Content-Length` among them the body is chunked, or on HTTP/1.0
@@ -75,7 +78,7 @@ impl<'x> Response<'x> {
     where
         F: Into<Field<'f>> + Copy,
     {
-        with(fields, |fields| self.handle.start(status, fields))
+        self.handle.start(status, fields_of(fields))
     }
 
     /// Writes a piece of the body, waiting while the client is slow. An empty piece is allowed and is not an
@@ -112,7 +115,7 @@ impl<'x> Response<'x> {
     where
         F: Into<Field<'f>> + Copy,
     {
-        with(fields, |fields| self.handle.trailers(fields))
+        self.handle.trailers(fields_of(fields))
     }
 
     /// Ends the body.
@@ -132,8 +135,7 @@ impl<'x> Response<'x> {
     where
         F: Into<Field<'f>> + Copy,
     {
-        with(fields, |fields| self.handle.take_over(status, fields))
-            .map(|handle| Stream { handle, stays: PhantomData })
+        self.handle.take_over(status, fields_of(fields)).map(|handle| Stream { handle, stays: PhantomData })
     }
 }
 

@@ -280,7 +280,7 @@ impl Host {
         let request = record.request.map(|request| request.handle().object());
         let flags = if record.incomplete { abi::RECORD_INCOMPLETE } else { 0 }
             | if record.taken_over { abi::RECORD_TAKEN_OVER } else { 0 };
-        abi::with_fields(record.response_fields, |response_fields| {
+        abi::with_fields(record.response_fields.iter().copied(), |response_fields| {
             self.handle.request_end(&RecordParts {
                 token: record.token,
                 request: request.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),

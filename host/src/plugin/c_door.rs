@@ -289,7 +289,7 @@ impl Application for CApp {
             Ok(()) => abi::VERDICT_OK,
             Err(_) => abi::VERDICT_FAILED,
         };
-        Box::pin(std::future::ready(verdict))
+        Answer::new(std::future::ready(verdict))
     }
 
     fn drain(&self) {

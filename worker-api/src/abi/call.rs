@@ -6,15 +6,20 @@
 
 use super::{
     AddressParts, AppHostObject, AppObject, BorrowingFfiFuture, Bytes, ContextExt, FieldList, FieldParts,
-    HostObject, ListenerParts, MountList, MountParts, Outcome, RecordParts, RequestObject, ResponseObject,
-    StreamObject,
+    HeadParts, HostObject, ListenerParts, MountList, MountParts, Outcome, RecordParts, RequestObject,
+    ResponseObject, StreamObject,
 };
 use crate::error::{Error, Fault};
 use crate::request::{Address, Field, Head, Scheme, Version};
 use crate::worker::{Listener, Mounted};
+use std::cell::OnceCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
+
+/// So many fields are converted on the stack, longer lists on the heap.
+pub(super) const FEW: usize = 16;
 
 /// A negative number is a fault, another one a count.
 fn count(result: i64) -> Result<u64, Fault> {
@@ -52,6 +57,25 @@ unsafe fn field<'a>(parts: FieldParts) -> Option<Field<'a>> {
 }
 
 /// # Safety
+/// The octets behind `parts` are valid for `'a`.
+unsafe fn head<'a>(parts: &HeadParts) -> Head<'a> {
+    // SAFETY: the caller's promise.
+    let method = unsafe { parts.method.as_slice() };
+    // SAFETY: the caller's promise.
+    let target = unsafe { parts.target.as_slice() };
+    // SAFETY: the caller's promise.
+    let mount = unsafe { parts.mount.as_slice() };
+    Head {
+        method,
+        target,
+        mount,
+        version: if parts.version == 10 { Version::Http10 } else { Version::Http11 },
+        scheme: if parts.scheme == 1 { Scheme::Https } else { Scheme::Http },
+        field_count: parts.field_count,
+    }
+}
+
+/// # Safety
 /// The path behind `parts` is valid for `'a`.
 unsafe fn address(parts: AddressParts) -> Address {
     // SAFETY: the caller's promise.
@@ -60,19 +84,24 @@ unsafe fn address(parts: AddressParts) -> Address {
 }
 
 /// Lends `fields` in their crossing form; the usual handful stays on the stack.
-pub(crate) fn with_fields<R>(fields: &[Field<'_>], call: impl FnOnce(FieldList) -> R) -> R {
-    const FEW: usize = 16;
-    let part =
-        |field: &Field<'_>| FieldParts { name: Bytes::new(field.name), value: Bytes::new(field.value) };
-    if fields.len() <= FEW {
-        let mut parts = [FieldParts { name: Bytes::ABSENT, value: Bytes::ABSENT }; FEW];
-        for (slot, field) in parts.iter_mut().zip(fields) {
-            *slot = part(field);
+pub(crate) fn with_fields<'f, R>(
+    fields: impl ExactSizeIterator<Item = Field<'f>>,
+    call: impl FnOnce(FieldList) -> R,
+) -> R {
+    let parts =
+        fields.map(|field| FieldParts { name: Bytes::new(field.name), value: Bytes::new(field.value) });
+    if parts.len() <= FEW {
+        // Not filled beforehand: most answers have two or three fields.
+        let mut few = [const { MaybeUninit::<FieldParts>::uninit() }; FEW];
+        let mut len = 0;
+        for (slot, part) in few.iter_mut().zip(parts) {
+            slot.write(part);
+            len += 1;
         }
-        call(FieldList { ptr: parts.as_ptr(), len: fields.len() })
+        call(FieldList { ptr: few.as_ptr().cast(), len })
     } else {
-        let parts: Vec<FieldParts> = fields.iter().map(part).collect();
-        call(FieldList { ptr: parts.as_ptr(), len: parts.len() })
+        let many: Vec<FieldParts> = parts.collect();
+        call(FieldList { ptr: many.as_ptr(), len: many.len() })
     }
 }
 
@@ -144,23 +173,14 @@ unsafe impl Sync for HostHandle<'_> {}
 impl<'x> RequestHandle<'x> {
     /// The request line and what the server added.
     pub fn head(self) -> Head<'x> {
+        // SAFETY: of this very exchange, and borrowed until it ends, by the contract of `head`.
+        unsafe { head(&self.head_parts()) }
+    }
+
+    fn head_parts(self) -> HeadParts {
         let call = self.object.table.head();
         // SAFETY: the object is valid, by the promise given to `new`.
-        let parts = unsafe { call(self.object.this) };
-        // SAFETY: borrowed until the exchange ends, by the contract of `head`.
-        let method = unsafe { parts.method.as_slice() };
-        // SAFETY: as for the method.
-        let target = unsafe { parts.target.as_slice() };
-        // SAFETY: as for the method.
-        let mount = unsafe { parts.mount.as_slice() };
-        Head {
-            method,
-            target,
-            mount,
-            version: if parts.version == 10 { Version::Http10 } else { Version::Http11 },
-            scheme: if parts.scheme == 1 { Scheme::Https } else { Scheme::Http },
-            field_count: parts.field_count,
-        }
+        unsafe { call(self.object.this) }
     }
 
     /// The field with this index.
@@ -267,16 +287,46 @@ impl<'x> RequestHandle<'x> {
     }
 }
 
+/// A request whose head crosses once, and only if somebody looks at it: many handlers do not, nor does who only passes
+/// the request on. It is kept in its crossing form, so that a longer lived `Asked` may stand for a shorter lived one.
+pub(crate) struct Asked<'x> {
+    handle: RequestHandle<'x>,
+    head: OnceCell<HeadParts>,
+}
+
+impl<'x> Asked<'x> {
+    pub(crate) fn new(handle: RequestHandle<'x>) -> Self {
+        Self { handle, head: OnceCell::new() }
+    }
+
+    pub(crate) fn handle(&self) -> RequestHandle<'x> {
+        self.handle
+    }
+
+    pub(crate) fn head(&self) -> Head<'x> {
+        // SAFETY: of the exchange behind `handle`, and borrowed until it ends, by the contract of `head`.
+        unsafe { head(self.head.get_or_init(|| self.handle.head_parts())) }
+    }
+}
+
 impl<'x> ResponseHandle<'x> {
     /// Sends a 1xx answer.
-    pub fn informational(self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
+    pub fn informational<'f>(
+        self,
+        status: u16,
+        fields: impl ExactSizeIterator<Item = Field<'f>>,
+    ) -> Result<(), Fault> {
         let call = self.object.table.informational();
         // SAFETY: the object is valid, by the promise given to `new`; the fields are lent for the call.
         done(with_fields(fields, |list| unsafe { call(self.object.this, status.into(), list) }))
     }
 
     /// Sets status and fields.
-    pub fn start(self, status: u16, fields: &[Field<'_>]) -> Result<(), Fault> {
+    pub fn start<'f>(
+        self,
+        status: u16,
+        fields: impl ExactSizeIterator<Item = Field<'f>>,
+    ) -> Result<(), Fault> {
         let call = self.object.table.start();
         // SAFETY: the object is valid, by the promise given to `new`; the fields are lent for the call.
         done(with_fields(fields, |list| unsafe { call(self.object.this, status.into(), list) }))
@@ -337,7 +387,7 @@ impl<'x> ResponseHandle<'x> {
     }
 
     /// Sets the trailer fields of a chunked body.
-    pub fn trailers(self, fields: &[Field<'_>]) -> Result<(), Fault> {
+    pub fn trailers<'f>(self, fields: impl ExactSizeIterator<Item = Field<'f>>) -> Result<(), Fault> {
         let call = self.object.table.trailers();
         // SAFETY: the object is valid, by the promise given to `new`; the fields are lent for the call.
         done(with_fields(fields, |list| unsafe { call(self.object.this, list) }))
@@ -351,7 +401,12 @@ impl<'x> ResponseHandle<'x> {
     }
 
     /// The whole answer at once.
-    pub fn respond(self, status: u16, fields: &[Field<'_>], body: &[u8]) -> Result<(), Fault> {
+    pub fn respond<'f>(
+        self,
+        status: u16,
+        fields: impl ExactSizeIterator<Item = Field<'f>>,
+        body: &[u8],
+    ) -> Result<(), Fault> {
         let call = self.object.table.respond();
         // SAFETY: the object is valid, by the promise given to `new`; fields and body are lent for the call.
         done(with_fields(fields, |list| unsafe {
@@ -360,7 +415,11 @@ impl<'x> ResponseHandle<'x> {
     }
 
     /// Sends this head and takes the connection.
-    pub fn take_over(self, status: u16, fields: &[Field<'_>]) -> Result<StreamHandle<'x>, Fault> {
+    pub fn take_over<'f>(
+        self,
+        status: u16,
+        fields: impl ExactSizeIterator<Item = Field<'f>>,
+    ) -> Result<StreamHandle<'x>, Fault> {
         let Some(call) = self.object.table.take_over() else { return Err(Fault::Unsupported) };
         let mut code = 0_i64;
         // SAFETY: the object is valid, by the promise given to `new`; fields and code are lent for the call.

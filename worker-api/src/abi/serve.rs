@@ -3,6 +3,7 @@
 //! Each function turns its pointer back into the type that the table was made for, and runs the trait's method
 //! behind the panic fence: nothing ever unwinds across the interface.
 
+use super::call::FEW;
 use super::{
     AddressParts, AppHostObject, AppHostTable, AppHostTable_Ref, AppObject, AppTable, AppTable_Ref,
     BorrowingFfiFuture, Bytes, FfiContext, FieldList, FieldParts, HeadParts, HostObject, HostTable,
@@ -11,7 +12,7 @@ use super::{
     StreamObject, StreamTable, StreamTable_Ref, WithMetadata, staticref,
 };
 use super::{AppHostHandle, RequestHandle, ResponseHandle};
-use crate::app::{Answer, Application};
+use crate::app::Application;
 use crate::error::{Error, Fault};
 use crate::export::fence;
 use crate::host::{AppHost, HostServices};
@@ -19,6 +20,7 @@ use crate::request::{Field, Scheme, Version};
 use crate::worker::{Exchange, Record};
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -79,7 +81,6 @@ impl Outcome {
 /// # Safety
 /// The list and the octets behind it must be valid for the call.
 unsafe fn lend<R>(list: FieldList, call: impl FnOnce(&[Field<'_>]) -> R) -> R {
-    const FEW: usize = 16;
     let raw: &[FieldParts] = if list.ptr.is_null() {
         &[]
     } else {
@@ -94,11 +95,12 @@ unsafe fn lend<R>(list: FieldList, call: impl FnOnce(&[Field<'_>]) -> R) -> R {
         Field { name, value }
     };
     if raw.len() <= FEW {
-        let mut fields = [Field { name: b"", value: b"" }; FEW];
-        for (slot, parts) in fields.iter_mut().zip(raw) {
-            *slot = field(parts);
+        let mut few = [const { MaybeUninit::<Field<'_>>::uninit() }; FEW];
+        for (slot, parts) in few.iter_mut().zip(raw) {
+            slot.write(field(parts));
         }
-        call(&fields[..raw.len()])
+        // SAFETY: there are no fewer slots than `raw` has elements, and for each of these one was just written.
+        call(unsafe { std::slice::from_raw_parts(few.as_ptr().cast(), raw.len()) })
     } else {
         let fields: Vec<Field<'_>> = raw.iter().map(field).collect();
         call(&fields)
@@ -560,7 +562,7 @@ impl<A: Application> AppTables<A> {
         // SAFETY: as for the request.
         let response = unsafe { ResponseHandle::new(response) };
         match fence(|| app.call_async(request, response)) {
-            Ok(future) => BorrowingFfiFuture::new(Fenced(Some(future))),
+            Ok(Answer(future)) => future,
             Err(_) => BorrowingFfiFuture::new(std::future::ready(super::VERDICT_PANICKED)),
         }
     }
@@ -591,27 +593,63 @@ impl<A: Application> AppTables<A> {
     }
 }
 
-/// An answer whose poll and drop cannot unwind: async-ffi would lose the message of the first and abort at
-/// the second.
-struct Fenced(Option<Answer>);
+/// The future of an exchange, as an async application returns it; the number is a `VERDICT_*` constant. One block of
+/// memory, and what crosses is it itself.
+pub struct Answer(BorrowingFfiFuture<'static, u32>);
 
-impl Future for Fenced {
-    type Output = u32;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u32> {
-        let Some(answer) = self.0.as_mut() else { return Poll::Ready(super::VERDICT_PANICKED) };
-        match fence(|| answer.as_mut().poll(context)) {
-            Ok(poll) => poll,
-            Err(_) => Poll::Ready(super::VERDICT_PANICKED),
-        }
+impl Answer {
+    /// The answer that `future` comes to.
+    pub fn new(future: impl Future<Output = u32> + Send + 'static) -> Self {
+        Self(BorrowingFfiFuture::new(Fenced(Some(future))))
     }
 }
 
-impl Drop for Fenced {
+impl Future for Answer {
+    type Output = u32;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u32> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+/// A future whose poll and drop cannot unwind: async-ffi would lose the message of the first and abort at the second.
+/// Nothing is left of it once it has ended.
+struct Fenced<F>(Option<F>);
+
+impl<F> Fenced<F> {
+    fn future(self: Pin<&mut Self>) -> Pin<&mut Option<F>> {
+        // SAFETY: a projection to the only field. It is never moved out of: `poll` and `drop` reach it only through this
+        // function, `Fenced` is `Unpin` only if `F` is, and it is not packed.
+        unsafe { self.map_unchecked_mut(|fenced| &mut fenced.0) }
+    }
+}
+
+impl<F: Future<Output = u32>> Future for Fenced<F> {
+    type Output = u32;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u32> {
+        let polled = fence(|| {
+            let mut place = self.as_mut().future();
+            let Some(future) = place.as_mut().as_pin_mut() else {
+                return Poll::Ready(super::VERDICT_PANICKED);
+            };
+            let verdict = std::task::ready!(future.poll(context));
+            place.set(None);
+            Poll::Ready(verdict)
+        });
+        polled.unwrap_or(Poll::Ready(super::VERDICT_PANICKED))
+    }
+}
+
+impl<F> Drop for Fenced<F> {
     fn drop(&mut self) {
-        let answer = self.0.take();
+        if self.0.is_none() {
+            return;
+        }
+        // SAFETY: nobody moves it any more: it is being dropped where it was pinned, if it ever was.
+        let fenced = unsafe { Pin::new_unchecked(self) };
         // The panic was logged by the hook, and the exchange ends all the same.
-        let _ = fence(|| drop(answer));
+        let _ = fence(|| fenced.future().set(None));
     }
 }
 

@@ -36,8 +36,8 @@ impl Body {
         Self { source: None, left: Some(0), room: BytesMut::new() }
     }
 
-    pub(crate) fn of(connection: &Connection) -> Self {
-        match connection.body_length() {
+    pub(crate) fn of(connection: &Connection, length: Option<u64>) -> Self {
+        match length {
             Some(0) => Self::empty(),
             left => Self { source: Some(connection.clone()), left, room: BytesMut::new() },
         }

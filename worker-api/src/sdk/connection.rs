@@ -4,7 +4,8 @@
 //! `HeaderMap` are a reading of the head. The octets as they came, in the order in which they came, are here.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::asynchronous::AsyncRequest;
 use crate::error::{Error, Fault};
 use crate::request::{Address, Head, Scheme, split_target};
+use crate::sdk::body::Body;
 use crate::sdk::http::parts_of;
 use crate::sdk::upgrade::{Upgrade, Upgraded};
 
@@ -28,38 +30,46 @@ use crate::sdk::upgrade::{Upgrade, Upgraded};
 /// ```
 ///
 /// Once the exchange has ended it answers as for a request without content.
-#[derive(Clone)]
-pub struct Connection(Arc<Inner>);
+pub struct Connection(AsyncRequest);
 
-struct Inner {
-    request: AsyncRequest,
+/// What the exchange of a service has beyond the two halves; it lies beside them.
+#[derive(Default)]
+pub(crate) struct Aside {
     /// Why the body could not be read.
     fault: OnceLock<Fault>,
     /// Who waits for the connection itself.
     upgrade: Mutex<Option<oneshot::Sender<Upgraded>>>,
+    /// Whether anybody ever has, which few do.
+    asked: AtomicBool,
+}
+
+impl Clone for Connection {
+    fn clone(&self) -> Self {
+        Self(self.0.share())
+    }
 }
 
 impl Connection {
     pub(crate) fn new(request: AsyncRequest) -> Self {
-        Self(Arc::new(Inner { request, fault: OnceLock::new(), upgrade: Mutex::new(None) }))
+        Self(request)
     }
 
     /// The client's address, or that of a trusted proxy's client.
     #[must_use]
     pub fn peer(&self) -> Address {
-        self.0.request.peer()
+        self.0.peer()
     }
 
     /// The server's own end.
     #[must_use]
     pub fn local(&self) -> Address {
-        self.0.request.local()
+        self.0.local()
     }
 
     /// How the client reached the server.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        self.0.request.scheme()
+        self.0.scheme()
     }
 
     /// The prefix that the application is mounted on, without a trailing slash; empty for `/`. The path that a service
@@ -67,31 +77,31 @@ impl Connection {
     /// begin with it.
     #[must_use]
     pub fn mount(&self) -> Vec<u8> {
-        self.0.request.mount()
+        self.0.mount()
     }
 
     /// The method as it was sent.
     #[must_use]
     pub fn method(&self) -> Vec<u8> {
-        self.0.request.method()
+        self.0.method()
     }
 
     /// The request-target, octet by octet as it was sent, mount point included.
     #[must_use]
     pub fn target(&self) -> Vec<u8> {
-        self.0.request.target()
+        self.0.target()
     }
 
     /// The header fields as (name, value), in order of arrival and in the letter case of the sender.
     #[must_use]
     pub fn fields(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.0.request.fields()
+        self.0.fields()
     }
 
     /// A fact of the TLS session by name (`version`, `cipher`, `client_certificate`), if there is one.
     #[must_use]
     pub fn tls(&self, name: &str) -> Option<Vec<u8>> {
-        self.0.request.tls(name)
+        self.0.tls(name)
     }
 
     /// Waits until the client has closed the connection, or the exchange has ended.
@@ -99,13 +109,13 @@ impl Connection {
     /// A service need not ask: when the client leaves, its future and its body are dropped. Who does ask is not
     /// dropped but woken, and ends in its own way.
     pub async fn client_gone(&self) {
-        self.0.request.client_gone().await;
+        self.0.client_gone().await;
     }
 
     /// Whether the request is over `request_timeout`, or the exchange has ended.
     #[must_use]
     pub fn expired(&self) -> bool {
-        self.0.request.expired()
+        self.0.expired()
     }
 
     /// The connection itself, once the service has answered with 101, or with a 2xx to `CONNECT`. See
@@ -113,30 +123,31 @@ impl Connection {
     #[must_use]
     pub fn upgrade(&self) -> Upgrade {
         let (sender, receiver) = oneshot::channel();
-        *self.0.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *self.0.aside().upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        self.0.aside().asked.store(true, Ordering::Release);
         Upgrade::new(receiver)
     }
 
     pub(crate) fn take_upgrade(&self) -> Option<oneshot::Sender<Upgraded>> {
-        self.0.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+        if !self.0.aside().asked.load(Ordering::Acquire) {
+            return None;
+        }
+        self.0.aside().upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The head in the types of `http`, with this connection among its extensions.
-    pub(crate) fn head(&self) -> Result<http::request::Parts, Error> {
-        let mut parts = self.0.request.look(|head, fields| match below(head.target, head.mount) {
+    /// The request in the types of `http`, with this connection among its extensions.
+    pub(crate) fn to_http(&self) -> Result<http::Request<Body>, Error> {
+        let (parts, length) = self.0.look(|head, fields| match below(head.target, head.mount) {
             None => parts_of(head, fields),
             Some(target) => parts_of(&Head { target: &target, ..*head }, fields),
-        })??;
-        parts.extensions.insert(self.clone());
-        Ok(parts)
-    }
-
-    pub(crate) fn body_length(&self) -> Option<u64> {
-        self.0.request.body_length()
+        })?;
+        let mut request = http::Request::from_parts(parts?, Body::of(self, length));
+        request.extensions_mut().insert(self.clone());
+        Ok(request)
     }
 
     pub(crate) fn trailers(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.0.request.trailers()
+        self.0.trailers()
     }
 
     pub(crate) fn poll_read(
@@ -144,17 +155,17 @@ impl Connection {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, Fault>> {
-        let result = self.0.request.read_shared(context, buffer);
+        let result = self.0.read_shared(context, buffer);
         if let Poll::Ready(Err(fault)) = result {
             // Only the first counts, and it ends the body.
-            let _ = self.0.fault.set(fault);
+            let _ = self.0.aside().fault.set(fault);
         }
         result
     }
 
     /// Why the body could not be read, if it could not.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.0.fault.get().copied()
+        self.0.aside().fault.get().copied()
     }
 }
 
@@ -177,7 +188,7 @@ fn below(target: &[u8], mount: &[u8]) -> Option<Vec<u8>> {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connection({:?})", self.0.request)
+        write!(f, "Connection({:?})", self.0)
     }
 }
 

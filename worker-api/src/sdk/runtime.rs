@@ -246,62 +246,66 @@ impl App {
         let ground = Ground::new();
         let handler = Grounded::new(handler, &ground);
         Self::answering_on(ground, move |request, response| {
-            handler.get().map(|handler| handler(request, response))
+            handler.get().map(|handler| Box::pin(handler(request, response)))
         })
     }
 
-    /// The common form: `handler` gives the future of an exchange, or none if there is nobody to answer.
+    /// The common form: `handler` gives the future of an exchange, which moves to the runtime if it has to wait, or none
+    /// if there is nobody to answer.
     pub(crate) fn answering_on<F, Fut>(ground: Arc<Ground>, handler: F) -> Self
     where
         F: Fn(AsyncRequest, AsyncResponse) -> Option<Fut> + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+        Fut: Future<Output = Result<(), Error>> + Send + Unpin + 'static,
     {
-        let own = Arc::clone(&ground);
-        Self::on_ground(ground, move |request, response| {
-            let handle = own.handle().cloned();
-            let exchange = handle.and_then(|handle| {
-                // The part of a handler before its future.
-                let _entered = handle.enter();
-                let future = handler(request, response)
-                    .ok_or_else(|| Error::new("the application was called before it was started"))?;
-                let stage = Stage::Here(Box::pin(future));
-                drop(_entered);
-                Ok(Exchange { handle, stage })
-            });
-            async move { exchange?.await }
+        let stand = Arc::new(Stand { handler, ground: Arc::clone(&ground) });
+        Self::on_ground(ground, move |request, response| Exchange {
+            stand: Arc::clone(&stand),
+            stage: Stage::Here(request, response),
         })
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+/// What all exchanges of an application have in common. The handler first: dropping it may need the runtime.
+struct Stand<F> {
+    handler: F,
+    ground: Arc<Ground>,
+}
 
-/// The future of one exchange: polled here, and from the first wait on by the runtime.
-struct Exchange {
-    handle: Handle,
+/// The future of one exchange: begun and polled here, and from the first wait on by the runtime.
+struct Exchange<F> {
+    stand: Arc<Stand<F>>,
     stage: Stage,
 }
 
 enum Stage {
-    Here(Answering),
+    Here(AsyncRequest, AsyncResponse),
     There(JoinHandle<Result<(), Error>>),
     Over,
 }
 
-impl Future for Exchange {
+impl<F, Fut> Future for Exchange<F>
+where
+    F: Fn(AsyncRequest, AsyncResponse) -> Option<Fut>,
+    Fut: Future<Output = Result<(), Error>> + Send + Unpin + 'static,
+{
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Stage::Here(future) = &mut this.stage {
-            let _entered = this.handle.enter();
-            if let Poll::Ready(result) = future.as_mut().poll(context) {
-                return Poll::Ready(result);
-            }
-        }
         this.stage = match std::mem::replace(&mut this.stage, Stage::Over) {
-            // Its first poll there leaves the task's waker wherever this one has left the class's.
-            Stage::Here(future) => Stage::There(this.handle.spawn(future)),
-            other => other,
+            Stage::Here(request, response) => {
+                let handle = this.stand.ground.handle()?;
+                // Once for all of it: the part of a handler before its future, the future, and its drop.
+                let _entered = handle.enter();
+                let mut future = (this.stand.handler)(request, response)
+                    .ok_or_else(|| Error::new("the application was called before it was started"))?;
+                if let Poll::Ready(result) = Pin::new(&mut future).poll(context) {
+                    return Poll::Ready(result);
+                }
+                // Its first poll there leaves the task's waker wherever this one has left the class's.
+                Stage::There(handle.spawn(future))
+            }
+            later => later,
         };
         let Stage::There(task) = &mut this.stage else {
             return Poll::Ready(Err(Error::new("the exchange was polled after its end")));
@@ -315,16 +319,11 @@ impl Future for Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl<F> Drop for Exchange<F> {
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Here(future) => {
-                let _entered = self.handle.enter();
-                drop(future);
-            }
+        if let Stage::There(task) = &self.stage {
             // It is dropped at its next wait. Until then the gate keeps it from the connection.
-            Stage::There(task) => task.abort(),
-            Stage::Over => {}
+            task.abort();
         }
     }
 }

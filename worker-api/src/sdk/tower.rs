@@ -6,18 +6,19 @@
 //! through a body, cuts the connection, so that half of an answer never looks like a whole one.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Buf;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
+use tokio::sync::oneshot;
 use tower_service::Service;
 
 use crate::app::App;
-use crate::asynchronous::{AsyncRequest, AsyncResponse};
+use crate::asynchronous::{AsyncRequest, AsyncResponse, WHOLE};
 use crate::error::{Error, Fault};
 use crate::request::{Field, NO_FIELDS};
 use crate::sdk::body::Body;
@@ -58,7 +59,7 @@ impl App {
         let ground = Ground::new();
         let service = Grounded::new(service, &ground);
         Self::answering_on(ground, move |request, response| {
-            service.get().map(|service| exchange(service.clone(), request, response))
+            service.get().map(|service| Serving::new(service.clone(), request, response))
         })
     }
 
@@ -106,68 +107,176 @@ impl App {
         });
         let made = Grounded::new(made, &ground);
         Self::answering_on(ground, move |request, response| {
-            made.get()?.get().map(|service: &S| exchange(service.clone(), request, response))
+            made.get()?.get().map(|service: &S| Serving::new(service.clone(), request, response))
         })
     }
 }
 
-async fn exchange<S, B>(
-    mut service: S,
-    request: AsyncRequest,
-    mut response: AsyncResponse,
-) -> Result<(), Error>
+/// One exchange. It lies where its answer does, and moves to the runtime once it has to wait; what must not move then
+/// has a box of its own. Most answers come at once, and need but one.
+struct Serving<S: Service<Request<Body>>> {
+    step: Step<S>,
+    connects: bool,
+    /// Last, so that what may hold a clone of the connection has gone when it is told that there will be none.
+    connection: Abandon,
+}
+
+enum Step<S: Service<Request<Body>>> {
+    Begin(S, AsyncResponse),
+    Called(Pin<Box<S::Future>>, AsyncResponse),
+    /// Whatever takes longer: a body in pieces, or the connection itself.
+    Rest(Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>),
+    Over,
+}
+
+// Nothing in it is pinned where it lies.
+impl<S: Service<Request<Body>>> Unpin for Serving<S> {}
+
+impl<S, B> Serving<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
-    B: http_body::Body,
+    B: http_body::Body<Data: Send> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let connection = Connection::new(request);
-    let Ok(parts) = connection.head() else {
-        // What the server took and the crate `http` cannot hold: a target or a name beyond 64 KiB.
-        return Ok(response.respond(400, NO_FIELDS, b"").await?);
-    };
-    let _abandon = Abandon(&connection);
-    let connects = parts.method == Method::CONNECT;
-    let request = Request::from_parts(parts, Body::of(&connection));
-    poll_fn(|context| service.poll_ready(context)).await.map_err(failed)?;
-    let answer = service.call(request).await;
-    // A body that could not be read is answered by the server, whatever the service made of it.
-    if let Some(fault) = connection.fault() {
-        return Err(fault.into());
+    fn new(service: S, request: AsyncRequest, response: AsyncResponse) -> Self {
+        let connection = Abandon(Connection::new(request));
+        Self { step: Step::Begin(service, response), connects: false, connection }
     }
-    let (parts, body) = answer.map_err(failed)?.into_parts();
-    let upgrade = connection.take_upgrade();
-    let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS || connects && parts.status.is_success();
-    match upgrade {
-        Some(upgrade) if switches => {
-            let mut fields = fields_of(&parts.headers);
-            // Routers count the octets of every body, and this answer has none (RFC 9110 section 8.6).
-            fields.retain(|field| field.name != CONTENT_LENGTH.as_str().as_bytes());
-            let stream = response.take_over(parts.status.as_u16(), &fields)?;
-            let (upgraded, closed) = Upgraded::new(stream);
-            // Who does not want it any more closes it by that.
-            if upgrade.send(upgraded).is_ok() {
-                // The sender's drop is the end that is waited for.
-                let _ = closed.await;
-            }
-            Ok(())
+
+    /// The service has answered: what is there at once is sent at once.
+    fn answered(
+        &self,
+        answer: Result<Response<B>, S::Error>,
+        mut response: AsyncResponse,
+        context: &mut Context<'_>,
+    ) -> Result<Step<S>, Error> {
+        let connection = &self.connection.0;
+        // A body that could not be read is answered by the server, whatever the service made of it.
+        if let Some(fault) = connection.fault() {
+            return Err(fault.into());
         }
-        _ => {
-            drop(upgrade);
-            send(parts.status, &parts.headers, body, &mut response).await
+        let (parts, body) = answer.map_err(failed)?.into_parts();
+        let upgrade = connection.take_upgrade();
+        let switches =
+            parts.status == StatusCode::SWITCHING_PROTOCOLS || self.connects && parts.status.is_success();
+        if let Some(upgrade) = upgrade.filter(|_| switches) {
+            return Ok(Step::Rest(Box::pin(hand_over(parts, upgrade, response))));
+        }
+        let status = parts.status.as_u16();
+        if body.is_end_stream() {
+            response.respond_now(status, fields_of(&parts.headers), b"")?;
+            return Ok(Step::Over);
+        }
+        let mut body = Box::pin(body);
+        // Before the first frame is taken out of it.
+        let mut length = body.size_hint().exact();
+        let first = match poll_frame(&mut body.as_mut(), context) {
+            Poll::Ready(Some(frame)) => Poll::Ready(Some(frame?)),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        };
+        // The answer is whole if its first frame is there at once, and is the last.
+        if let Poll::Ready(Some(frame)) = &first
+            && let Some(data) = frame.data_ref()
+            && data.chunk().len() == data.remaining()
+            && body.is_end_stream()
+        {
+            if data.remaining() <= WHOLE {
+                response.respond_now(status, fields_of(&parts.headers), data.chunk())?;
+                return Ok(Step::Over);
+            }
+            length = Some(data.remaining() as u64);
+        }
+        Ok(Step::Rest(Box::pin(stream(parts, length, first, body, response))))
+    }
+}
+
+impl<S, B> Future for Serving<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data: Send> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            this.step = match std::mem::replace(&mut this.step, Step::Over) {
+                Step::Begin(mut service, mut response) => match service.poll_ready(context) {
+                    Poll::Ready(ready) => {
+                        ready.map_err(failed)?;
+                        let Ok(request) = this.connection.0.to_http() else {
+                            // What the server took and the crate `http` cannot hold: a target or a name beyond 64 KiB.
+                            return Poll::Ready(Ok(response.respond_now(
+                                400,
+                                NO_FIELDS.iter().copied(),
+                                b"",
+                            )?));
+                        };
+                        this.connects = request.method() == Method::CONNECT;
+                        Step::Called(Box::pin(service.call(request)), response)
+                    }
+                    Poll::Pending => {
+                        this.step = Step::Begin(service, response);
+                        return Poll::Pending;
+                    }
+                },
+                Step::Called(mut future, response) => match future.as_mut().poll(context) {
+                    Poll::Ready(answer) => {
+                        drop(future);
+                        this.answered(answer, response, context)?
+                    }
+                    Poll::Pending => {
+                        this.step = Step::Called(future, response);
+                        return Poll::Pending;
+                    }
+                },
+                Step::Rest(mut rest) => {
+                    let poll = rest.as_mut().poll(context);
+                    if poll.is_pending() {
+                        this.step = Step::Rest(rest);
+                    }
+                    return poll;
+                }
+                Step::Over => return Poll::Ready(Ok(())),
+            };
         }
     }
 }
 
 /// Tells who waits for the connection that there will be none, however the exchange ends. A task that waits for it may
 /// itself hold a clone of the [`Connection`], and would wait for ever.
-struct Abandon<'c>(&'c Connection);
+struct Abandon(Connection);
 
-impl Drop for Abandon<'_> {
+impl Drop for Abandon {
     fn drop(&mut self) {
         drop(self.0.take_upgrade());
     }
+}
+
+/// Answers with the head alone, and hands the connection to who waits for it.
+async fn hand_over(
+    parts: http::response::Parts,
+    upgrade: oneshot::Sender<Upgraded>,
+    mut response: AsyncResponse,
+) -> Result<(), Error> {
+    let stream = {
+        // Routers count the octets of every body, and this answer has none (RFC 9110 section 8.6).
+        let fields: Vec<Field<'_>> = fields_of(&parts.headers)
+            .filter(|field| field.name != CONTENT_LENGTH.as_str().as_bytes())
+            .collect();
+        response.take_over(parts.status.as_u16(), &fields)?
+    };
+    let (upgraded, closed) = Upgraded::new(stream);
+    // Who does not want it any more closes it by that.
+    if upgrade.send(upgraded).is_ok() {
+        // The sender's drop is the end that is waited for.
+        let _ = closed.await;
+    }
+    Ok(())
 }
 
 /// An error of the service's. A fault of the connection that it passes on stays one.
@@ -192,47 +301,25 @@ fn failed(error: impl Into<BoxError>) -> Error {
     Error::new(message)
 }
 
-async fn send<B>(
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: B,
-    response: &mut AsyncResponse,
+/// Sends an answer in pieces, of which `first` was asked for already.
+async fn stream<B>(
+    parts: http::response::Parts,
+    length: Option<u64>,
+    first: Poll<Option<Frame<B::Data>>>,
+    mut body: Pin<Box<B>>,
+    mut response: AsyncResponse,
 ) -> Result<(), Error>
 where
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    let status = status.as_u16();
-    let mut fields = fields_of(headers);
-    let mut body = pin!(body);
-    if body.is_end_stream() {
-        return Ok(response.respond(status, &fields, b"").await?);
-    }
-    // Before the first frame is taken out of it.
-    let length = body.size_hint().exact().map(|length| length.to_string());
-    // The answer is whole if its first frame is there at once, and is the last.
-    let mut first = poll_fn(|context| Poll::Ready(poll_frame(&mut body, context))).await;
-    if let Poll::Ready(Some(Ok(frame))) = &first
-        && let Some(data) = frame.data_ref()
-        && data.chunk().len() == data.remaining()
-        && body.is_end_stream()
-    {
-        return Ok(response.respond(status, &fields, data.chunk()).await?);
-    }
-    if let Poll::Ready(Some(Err(error))) = first {
-        return Err(error);
-    }
-    if let Some(length) = &length
-        && !headers.contains_key(CONTENT_LENGTH)
-    {
-        fields.push(Field::new("Content-Length", length));
-    }
-    response.start(status, &fields)?;
+    start(&parts, length, &mut response)?;
+    let mut first = first.map(|frame| frame.map(Ok));
     let mut flushed = false;
     loop {
         let next = match std::mem::replace(&mut first, Poll::Pending) {
             Poll::Ready(next) => next,
-            Poll::Pending => next(&mut body, response, &mut flushed).await?,
+            Poll::Pending => next(&mut body.as_mut(), &mut response, &mut flushed).await?,
         };
         let Some(frame) = next else { break };
         match frame?.into_data() {
@@ -250,12 +337,29 @@ where
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
-                    response.trailers(&fields_of(&trailers))?;
+                    let trailers: Vec<Field<'_>> = fields_of(&trailers).collect();
+                    response.trailers(&trailers)?;
                 }
             }
         }
     }
     Ok(response.end()?)
+}
+
+/// The head of an answer that comes in pieces.
+fn start(
+    parts: &http::response::Parts,
+    length: Option<u64>,
+    response: &mut AsyncResponse,
+) -> Result<(), Fault> {
+    let mut fields: Vec<Field<'_>> = fields_of(&parts.headers).collect();
+    let length = length.map(|length| length.to_string());
+    if let Some(length) = &length
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+    {
+        fields.push(Field::new("Content-Length", length));
+    }
+    response.start(parts.status.as_u16(), &fields)
 }
 
 fn poll_frame<B>(
