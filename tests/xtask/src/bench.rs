@@ -1,239 +1,290 @@
-//! `cargo bench-servers`: what one request costs rgunicorn and its peers, as CPU time.
+//! `cargo bench-servers`: what a request costs rgunicorn and its peers, and what connections and workers cost.
 //!
-//! Owns the procedure of docs/PERFORMANCE.md: every server has one core, the load another; the servers take turns, second
-//! by second; the CPU time that a server's worker has used is divided by the requests that were answered. Does not own
-//! the load (`wrk`) nor the peers (`tests/peers`), which must be built before; whoever is missing is left out by name.
+//! Owns the order of things: every server has one core, the load another; the servers take turns, second by second; the
+//! tables come at the end. Does not own the load (`wrk`) nor the peers (`tests/peers`, package managers), which must be
+//! there before; whoever is missing is left out by name.
 //!
-//! What a newcomer would get wrong: requests per second say how fast the client is. And on a machine that others use the
-//! figures of one run belong together, those of two do not.
+//! What a newcomer would get wrong: on a machine that others use the figures of one run belong together, those of two do
+//! not.
 
-use std::collections::BTreeMap;
+mod candidates;
+mod idle;
+mod load;
+mod modes;
+mod plan;
+mod report;
+pub(crate) mod server;
+
 use std::fs;
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long a server may take to listen.
-const START: Duration = Duration::from_secs(10);
-/// Thirteen fields, as a browser sends them; `Host` is the fourteenth line.
-const BROWSER: &[&str] = &[
-    "Connection: keep-alive",
-    "Cache-Control: max-age=0",
-    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "Accept-Language: en-GB,en;q=0.7,de;q=0.3",
-    "Accept-Encoding: gzip, deflate, br, zstd",
-    "Cookie: session=0123456789abcdef0123456789abcdef; theme=dark",
-    "Upgrade-Insecure-Requests: 1",
-    "Sec-Fetch-Dest: document",
-    "Sec-Fetch-Mode: navigate",
-    "Sec-Fetch-Site: same-origin",
-    "Priority: u=0, i",
-];
+use candidates::{CANDIDATES, Candidate, Place};
+use modes::{IDLE, KEEP, LOG, MODES};
+use plan::Plan;
+use report::{Results, Series};
+use server::{Server, free_port, pinned, said};
 
-/// How the load asks.
-struct Mode {
-    name: &'static str,
-    options: Vec<String>,
-    /// Servers that are not measured in it.
-    without: &'static [&'static str],
+/// How long a server may take to answer, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often idle connections are looked at, each time on a fresh server.
+const LOOKS: usize = 2;
+
+/// What the words ask for; none if it is only help.
+pub(crate) struct Asked(Plan);
+
+pub(crate) fn asked(words: &[String]) -> Result<Option<Asked>, String> {
+    Ok(Plan::of(words)?.map(Asked))
 }
 
-fn modes(root: &Path) -> Vec<Mode> {
-    let fields = |fields: &[&str]| fields.iter().flat_map(|field| ["-H".into(), (*field).into()]).collect();
-    let script = root.join("tests/peers/pipeline.lua").display().to_string();
-    vec![
-        Mode { name: "keep-alive, hello", options: Vec::new(), without: &["sync"] },
-        Mode { name: "keep-alive, 13 fields", options: fields(BROWSER), without: &["sync"] },
-        Mode { name: "keep-alive, 16 pipelined", options: vec!["-s".into(), script], without: &["sync"] },
-        Mode { name: "one connection per request", options: fields(&["Connection: close"]), without: &[] },
-    ]
-}
-
-/// A server that runs, and ends with this value.
-struct Server {
-    name: String,
-    port: u16,
-    started: Child,
-    /// The process that answers.
-    worker: u32,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // TERM, so that it takes its workers with it. That it has ended already would be no matter here.
-        let _ = Command::new("kill").arg(self.started.id().to_string()).status();
-        let _ = self.started.wait();
+impl Asked {
+    /// Whether rgunicorn is among the candidates.
+    pub(crate) fn measures_ours(&self) -> bool {
+        CANDIDATES.iter().any(|candidate| candidate.is_ours && self.0.has_candidate(candidate.name))
     }
 }
 
-/// What the command line asks for.
-struct Plan {
-    core: String,
-    load: String,
-    rounds: usize,
+/// Measures, and prints the tables.
+pub(crate) fn run(root: &Path, target: &Path, Asked(plan): &Asked) -> Result<(), String> {
+    let begin = Instant::now();
+    for program in ["wrk", "taskset", "setpriv"] {
+        let there = Command::new(program).arg("--version").output();
+        there.map_err(|error| format!("cannot measure without {program}: {error}"))?;
+    }
+    let own = Directory::new()?;
+    let place = Place {
+        root,
+        built: target.join("release"),
+        own: own.0.clone(),
+        python: plan.python.clone().unwrap_or_else(|| target.join("python")),
+    };
+    let load_before = load_average();
+    let mut results = Results::default();
+    let room = idle::make_room();
+    under_load(plan, &place, &mut results)?;
+    if plan.has_mode(LOG) {
+        with_logs(plan, &place, target, &mut results)?;
+    }
+    if plan.has_mode(IDLE) {
+        match room {
+            Ok(()) => idle_connections(plan, &place, &mut results)?,
+            Err(sentence) => leave_out(&mut results, format!("idle connections: {sentence}")),
+        }
+    }
+    let machine = machine(&results, &load_before);
+    let page = results.page(plan, &machine).map_err(|error| format!("cannot write the tables: {error}"))?;
+    println!("{page}");
+    if plan.write {
+        report::write(&root.join("docs/PERFORMANCE.md"), &page)?;
+    }
+    eprintln!("done in {} s", begin.elapsed().as_secs());
+    Ok(())
 }
 
-/// Measures, and prints a table for each mode.
-pub(crate) fn run(root: &Path, target: &Path, words: &[String]) -> Result<(), String> {
-    let plan = Plan::of(words)?;
-    let servers = start_all(root, target, &plan)?;
-    println!("CPU time for each request in µs, user and system; {} rounds of a second each", plan.rounds);
-    for mode in modes(root) {
-        let takes_part = |server: &&Server| !mode.without.contains(&server.name.as_str());
-        let mut figures: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        // The first round only warms up.
-        for round in 0..=plan.rounds {
-            for server in servers.iter().filter(takes_part) {
-                let figure = measure(server, &mode, &plan)?;
-                match figure {
-                    Some(figure) if round > 0 => figures.entry(&server.name).or_default().push(figure),
-                    Some(_) => {}
-                    None => {
-                        eprintln!("left out: a round of {} ({}), without an answer", server.name, mode.name)
-                    }
+/// Starts all, lets them take turns in each mode that `wrk` asks in, and ends them.
+fn under_load(plan: &Plan, place: &Place<'_>, results: &mut Results) -> Result<(), String> {
+    let modes: Vec<_> = MODES.iter().filter(|mode| mode.is_load() && plan.has_mode(mode.key)).collect();
+    let mut running = Vec::new();
+    for candidate in CANDIDATES.iter().filter(|candidate| plan.has_candidate(candidate.name)) {
+        if modes.iter().any(|mode| candidate.modes.contains(&mode.key)) {
+            match start(plan, place, candidate, &[]) {
+                Ok(server) => {
+                    results.versions.extend((candidate.version)(place, candidate));
+                    running.push((candidate, server));
                 }
+                Err(sentence) => leave_out(results, format!("{}: {sentence}", candidate.name)),
             }
         }
-        println!("\n| {} | least | median | most |\n|---|---|---|---|", mode.name);
-        for (name, mut figures) in figures {
-            figures.sort_by(f64::total_cmp);
-            let (least, most) = (figures[0], figures[figures.len() - 1]);
-            println!("| {name} | {least:.2} | {:.2} | {most:.2} |", figures[figures.len() / 2]);
+    }
+    for mode in modes {
+        let taking_part: Vec<_> =
+            running.iter().filter(|(candidate, _)| candidate.modes.contains(&mode.key)).collect();
+        let turns: Vec<(&str, &str, &Server)> =
+            taking_part.iter().map(|(candidate, server)| (candidate.name, candidate.label, server)).collect();
+        take_turns(plan, place, mode, &turns, results);
+        if mode.key == KEEP {
+            results.memory =
+                running.iter().map(|(one, server)| (one.name, server.private_memory())).collect();
         }
     }
     Ok(())
 }
 
-impl Plan {
-    fn of(words: &[String]) -> Result<Self, String> {
-        let usage = || "usage: cargo bench-servers [CORE_OF_SERVERS CORE_OF_LOAD [ROUNDS]]".to_owned();
-        let word = |index: usize, default: &str| words.get(index).map_or(default, String::as_str).to_owned();
-        let rounds = word(2, "9").parse().ok().filter(|rounds| *rounds > 0).ok_or_else(usage)?;
-        if words.len() > 3 || words.len() == 1 {
-            return Err(usage());
+/// All rounds of a mode.
+fn take_turns(
+    plan: &Plan,
+    place: &Place<'_>,
+    mode: &'static modes::Mode,
+    turns: &[(&str, &str, &Server)],
+    results: &mut Results,
+) {
+    eprintln!("{}: {} servers, {} rounds", mode.title, turns.len(), plan.rounds);
+    let mut series: Vec<Series> = turns
+        .iter()
+        .map(|(name, label, _)| Series {
+            mode: mode.key,
+            name: (*name).to_owned(),
+            label: (*label).to_owned(),
+            rounds: Vec::new(),
+        })
+        .collect();
+    // The first round only warms up. In each, another one begins.
+    for round in 0..=plan.rounds {
+        for turn in 0..turns.len() {
+            let at = (turn + round) % turns.len();
+            let (name, _, server) = turns[at];
+            let figure = load::measure(place.root, plan, server, mode);
+            if round > 0 {
+                series[at].rounds.push(figure.as_ref().ok().copied());
+            }
+            if let Err(sentence) = figure {
+                leave_out(results, format!("{name}, {}, round {round}: {sentence}", mode.title));
+            }
         }
-        Ok(Self { core: word(0, "0"), load: word(1, "1"), rounds })
     }
+    results.series.extend(series.into_iter().filter(|series| series.rounds.iter().any(Option::is_some)));
 }
 
-fn start_all(root: &Path, target: &Path, plan: &Plan) -> Result<Vec<Server>, String> {
-    let mut servers = Vec::new();
-    let ours = target.join("release/rgunicorn");
-    let mut port = 9600;
-    for class in ["poll", "threaded", "sync"] {
-        port += 1;
-        let bind = format!("127.0.0.1:{port}");
-        let mut command = pinned(&plan.core, &ours);
-        command.args(["-k", class, "-w", "1", "-b", &bind, "--log-level", "error"]);
-        if class == "threaded" {
-            // Not for `sync`, which would be `threaded` then.
-            command.args(["--threads", "4"]);
-        }
-        command.arg("hello:app");
-        servers.push(Server::start(class, port, command, true)?);
+/// `poll` without an access log, with one in memory and with one on a disk.
+fn with_logs(plan: &Plan, place: &Place<'_>, target: &Path, results: &mut Results) -> Result<(), String> {
+    let (Some(poll), Some(mode)) = (candidates::candidate("poll"), modes::mode(LOG)) else { return Ok(()) };
+    if !plan.has_candidate("poll") {
+        return Ok(());
     }
-    for peer in ["hyper", "floor"] {
-        port += 1;
-        let name = format!("rgunicorn-peer-{peer}");
-        let program = root.join("tests/peers").join(peer).join("target/release").join(&name);
-        if !program.exists() {
-            eprintln!("left out: {peer}, since {} is not built", program.display());
+    let disk = plan.disk.clone().unwrap_or_else(|| target.to_owned());
+    let logs = [("poll", None), ("tmpfs", Some(PathBuf::from("/dev/shm"))), ("disk", Some(disk))];
+    let mut running = Vec::new();
+    let mut files = Vec::new();
+    for (name, directory) in logs {
+        let Some(directory) = directory else {
+            running.push((name, "`poll`, no access log".to_owned(), start(plan, place, poll, &[])?));
+            continue;
+        };
+        let kind = said(Command::new("stat").args(["-f", "-c", "%T"]).arg(&directory));
+        let kind = kind.map_or_else(|_| "unknown".to_owned(), |kind| kind.trim().to_owned());
+        if name == "tmpfs" && kind != "tmpfs" {
+            leave_out(results, format!("an access log in memory, since {} is no tmpfs", directory.display()));
             continue;
         }
-        let mut command = pinned(&plan.core, &program);
-        command.arg(format!("127.0.0.1:{port}"));
-        servers.push(Server::start(peer, port, command, false)?);
-    }
-    let prefix = target.join("nginx");
-    let made = fs::create_dir_all(prefix.join("temp"));
-    made.map_err(|error| format!("cannot make {}: {error}", prefix.display()))?;
-    let mut command = pinned(&plan.core, Path::new("nginx"));
-    command.arg("-p").arg(&prefix).arg("-c").arg(root.join("tests/peers/nginx/nginx.conf"));
-    match Server::start("nginx", 9001, command, true) {
-        Ok(server) => servers.push(server),
-        Err(error) => eprintln!("left out: nginx, since {error}"),
-    }
-    Ok(servers)
-}
-
-fn pinned(core: &str, program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", core]).arg(program).stdout(Stdio::null());
-    command
-}
-
-impl Server {
-    /// Starts it and waits until it listens. `forks`: a child of it answers.
-    fn start(name: &str, port: u16, mut command: Command, forks: bool) -> Result<Self, String> {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return Err(format!("another program has port {port}"));
+        let file = directory.join(format!("bench-servers-{}-{name}.log", std::process::id()));
+        let server = start(plan, place, poll, &["--access-logfile", &file.display().to_string()]);
+        files.push(Removed(file));
+        match server {
+            Ok(server) => running.push((name, format!("`poll`, a log on {kind}"), server)),
+            Err(sentence) => leave_out(results, format!("an access log on {kind}: {sentence}")),
         }
-        let started = command.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
-        let mut server = Self { name: name.to_owned(), port, worker: started.id(), started };
-        let until = Instant::now() + START;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Ok(Some(status)) = server.started.try_wait() {
-                return Err(format!("{name} has ended: {status}"));
+    }
+    let turns: Vec<(&str, &str, &Server)> =
+        running.iter().map(|(name, label, server)| (*name, label.as_str(), server)).collect();
+    take_turns(plan, place, mode, &turns, results);
+    Ok(())
+}
+
+fn idle_connections(plan: &Plan, place: &Place<'_>, results: &mut Results) -> Result<(), String> {
+    let candidates =
+        CANDIDATES.iter().filter(|one| plan.has_candidate(one.name) && one.modes.contains(&IDLE));
+    let candidates: Vec<&Candidate> = candidates.collect();
+    eprintln!("Idle connections: {} servers, {LOOKS} times", candidates.len());
+    for look in 0..LOOKS {
+        for candidate in &candidates {
+            let looked = start(plan, place, candidate, &[]).and_then(|server| idle::measure(&server));
+            match (looked, results.idle.iter_mut().find(|(name, _)| *name == candidate.name)) {
+                (Ok(looked), Some((_, looks))) => looks.push(looked),
+                (Ok(looked), None) => results.idle.push((candidate.name, vec![looked])),
+                // Who is not installed has been named.
+                (Err(_), _) if (candidate.command)(place, candidate, 0).is_err() => {}
+                (Err(sentence), _) => {
+                    leave_out(
+                        results,
+                        format!("{}, idle connections, look {look}: {sentence}", candidate.name),
+                    );
+                }
             }
-            if Instant::now() > until {
-                return Err(format!("{name} does not listen on port {port}"));
-            }
-            thread::sleep(Duration::from_millis(20));
         }
-        if forks {
-            // The youngest child: an older one has only tried whether the server can start.
-            let children = said(Command::new("pgrep").args(["-n", "-P", &server.started.id().to_string()]))?;
-            server.worker =
-                children.trim().parse().map_err(|_| format!("{name} has no worker: {children:?}"))?;
-        }
-        Ok(server)
     }
+    Ok(())
+}
 
-    /// The CPU time of all its threads, in nanoseconds.
-    fn cpu_time(&self) -> Result<u64, String> {
-        let tasks = format!("/proc/{}/task", self.worker);
-        let entries =
-            fs::read_dir(&tasks).map_err(|error| format!("{} is gone: {tasks}: {error}", self.name))?;
-        let mut sum = 0;
-        for entry in entries.flatten() {
-            // proc_pid_schedstat: the first number is the time spent on a CPU. A thread may have ended meanwhile.
-            let text = fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
-            sum += text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        }
-        Ok(sum)
+fn start(plan: &Plan, place: &Place<'_>, candidate: &Candidate, more: &[&str]) -> Result<Server, String> {
+    let port = free_port()?;
+    let mut command = (candidate.command)(place, candidate, port)?;
+    command.args(more);
+    let said = place.own.join(format!("{}.said", candidate.name));
+    Server::start(pinned(&plan.cores[0], &command), port, &said, PATIENCE)
+}
+
+fn leave_out(results: &mut Results, sentence: String) {
+    eprintln!("left out: {sentence}");
+    results.left_out.push(sentence);
+}
+
+/// What the figures belong to.
+fn machine(results: &Results, load_before: &str) -> String {
+    let line = |file: &str, name: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_once(": ").map(|(_, value)| value.to_owned()));
+        line.unwrap_or_else(|| "unknown".to_owned())
+    };
+    let first = |program: &str, words: &[&str]| {
+        said(Command::new(program).args(words))
+            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let mut versions = results.versions.clone();
+    versions.dedup();
+    format!(
+        "Measured on {} with Linux {}, {} ({cores} cores), {}; load average before and after: {load_before} and {}. {}.",
+        first("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
+        first("uname", &["-r"]),
+        line("/proc/cpuinfo", "model name"),
+        first("rustc", &["--version"]).split(" (").next().unwrap_or_default(),
+        load_average(),
+        versions.join(", "),
+    )
+}
+
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
+}
+
+/// A directory of this run, which ends with it: what nginx and Apache serve and write. Everybody may look into it, since
+/// they give up root's rights.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Result<Self, String> {
+        let path = std::env::temp_dir().join(format!("bench-servers-{}", std::process::id()));
+        let page =
+            "<p>A number that is even, and a line that is as long as those of a page.</p>\n".repeat(262);
+        let big: Vec<u8> = (b'a'..=b'z').cycle().take(1024 * 1024).collect();
+        let made = fs::create_dir(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .and_then(|()| fs::create_dir(path.join("temp")))
+            .and_then(|()| fs::write(path.join("hello"), "Hello, World!"))
+            .and_then(|()| fs::write(path.join("page"), page))
+            .and_then(|()| fs::write(path.join("big"), big));
+        made.map_err(|error| format!("cannot make {} and its files: {error}", path.display()))?;
+        Ok(Self(path))
     }
 }
 
-/// A second of load; µs of CPU for each request. None if there was no request: where connections come and go by tens of
-/// thousands, the client may find no free port for a while.
-fn measure(server: &Server, mode: &Mode, plan: &Plan) -> Result<Option<f64>, String> {
-    let url = format!("http://127.0.0.1:{}/", server.port);
-    let mut load = pinned(&plan.load, Path::new("wrk"));
-    load.args(["-t1", "-c16", "-d1"]).args(&mode.options).arg(url);
-    let before = server.cpu_time()?;
-    let report = said(&mut load)?;
-    // A thread that has ended takes its time with it.
-    let spent = server.cpu_time()?.saturating_sub(before);
-    if report.contains("Non-2xx") {
-        return Err(format!("{} has refused requests ({}):\n{report}", server.name, mode.name));
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What is left of it is in a directory for such things.
+        let _ = fs::remove_dir_all(&self.0);
     }
-    let requests =
-        report.split_once(" requests in ").and_then(|(before, _)| before.split_whitespace().last());
-    let requests = requests.and_then(|word| word.parse::<u64>().ok());
-    let requests =
-        requests.ok_or_else(|| format!("wrk has not said how many requests there were:\n{report}"))?;
-    Ok((requests > 0).then(|| spent as f64 / 1000.0 / requests as f64))
 }
 
-/// What a program prints, if it ends well.
-fn said(command: &mut Command) -> Result<String, String> {
-    let output = command.stdout(Stdio::piped()).output();
-    let output = output.map_err(|error| format!("cannot run {command:?}: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{command:?} has failed: {}", output.status));
+/// A file that ends with this value.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,5 +1,5 @@
 //! Tasks that an alias in `.cargo/config.toml` cannot say in one line: `cargo serve`, `cargo pages`,
-//! `cargo install-header`, `cargo bench-servers`.
+//! `cargo install-header`, `cargo bench-servers`, `cargo verify-speed`.
 //!
 //! Owns no logic of the server: it builds and starts what a reader of the README would, and writes what a packager
 //! ships beside the binary (`pages.rs`). What a newcomer would get
@@ -8,6 +8,7 @@
 mod bench;
 mod header;
 mod pages;
+mod speed;
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -21,7 +22,9 @@ fn main() -> ExitCode {
         Some("pages") => target_directory().and_then(|target| pages::write(&target.join("pages"))),
         Some("install-header") => header::install(words.collect()),
         Some("bench") => bench(&words.collect::<Vec<String>>()),
-        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], cargo pages, cargo install-header, or cargo bench-servers"
+        Some("speed") => speed(&words.collect::<Vec<String>>()),
+        _ => Err("usage: cargo serve [OPTIONS OF RGUNICORN], cargo pages, cargo install-header, cargo bench-servers, \
+                  or cargo verify-speed"
             .to_owned()),
     };
     match done {
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
 
 /// Builds the workspace as it is released, then becomes the server. Options that are given come last, and so win.
 fn serve(options: Vec<String>) -> Result<(), String> {
-    build()?;
+    build(&[])?;
     let program = target_directory()?.join("release/rgunicorn");
     // Worker classes and applications given by name are searched beside the binary first.
     let error = Command::new(&program)
@@ -46,10 +49,23 @@ fn serve(options: Vec<String>) -> Result<(), String> {
     Err(format!("cannot run {}: {error}", program.display()))
 }
 
-/// Builds the workspace as it is released, and measures it beside its peers.
+/// Builds what is measured as it is released, and measures it beside its peers.
 fn bench(words: &[String]) -> Result<(), String> {
-    build()?;
-    bench::run(root()?, &target_directory()?, words)
+    let Some(asked) = bench::asked(words)? else { return Ok(()) };
+    if asked.measures_ours() {
+        build(&speed::PACKAGES)?;
+    }
+    bench::run(root()?, &target_directory()?, &asked)
+}
+
+/// Builds what is counted as it is released, and counts.
+fn speed(words: &[String]) -> Result<(), String> {
+    if !speed::has_valgrind() {
+        println!("skipped: valgrind is not installed");
+        return Ok(());
+    }
+    build(&speed::PACKAGES)?;
+    speed::verify(root()?, &target_directory()?, words)
 }
 
 fn root() -> Result<&'static Path, String> {
@@ -57,13 +73,17 @@ fn root() -> Result<&'static Path, String> {
     root.ok_or_else(|| "this package has been moved".to_owned())
 }
 
-fn build() -> Result<(), String> {
+/// Builds these packages for release; the whole workspace if none is named.
+fn build(packages: &[&str]) -> Result<(), String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let built = Command::new(cargo)
-        .args(["build", "--release", "--workspace"])
-        .current_dir(root()?)
-        .status()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release"]);
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    packages.iter().for_each(|package| _ = command.args(["--package", package]));
+    let built =
+        command.current_dir(root()?).status().map_err(|error| format!("cannot run cargo: {error}"))?;
     if built.success() { Ok(()) } else { Err("the build failed".to_owned()) }
 }
 

@@ -1,4 +1,4 @@
-//! hyper, to be measured beside rgunicorn: one thread, HTTP/1.1, and 13 octets for everybody.
+//! hyper, to be measured beside rgunicorn: one thread, HTTP/1.1, three paths.
 //!
 //! Owns no more than hyper's own smallest server. What a newcomer would get wrong: it has neither time limits nor a
 //! master, so what it costs is a floor and not a rival.
@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::error::Error;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -15,6 +15,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+
+/// The mebibyte of `/big`.
+static ALPHABETS: [[u8; 26]; 40_330] = [*b"abcdefghijklmnopqrstuvwxyz"; 40_330];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).ok_or("usage: rgunicorn-peer-hyper ADDRESS:PORT")?;
@@ -30,14 +33,19 @@ async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
             // A client that leaves is an error too, and of no interest.
             let _ = http1::Builder::new()
                 .pipeline_flush(true)
-                .serve_connection(TokioIo::new(stream), service_fn(hello))
+                .serve_connection(TokioIo::new(stream), service_fn(answer))
                 .await;
         });
     }
 }
 
-async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"Hello, World!")));
+async fn answer(request: Request<Incoming>) -> Result<Response<Either<Full<Bytes>, Incoming>>, Infallible> {
+    let mut response = Response::new(match request.uri().path() {
+        // As it comes, piece by piece.
+        "/echo" => Either::Right(request.into_body()),
+        "/big" => Either::Left(Full::new(Bytes::from_static(&ALPHABETS.as_flattened()[..1024 * 1024]))),
+        _ => Either::Left(Full::new(Bytes::from_static(b"Hello, World!"))),
+    });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
 }
