@@ -323,6 +323,8 @@ impl Roster {
         if let Some(index) = self.workers.iter().position(|worker| worker.slot == slot) {
             let worker = self.workers.swap_remove(index);
             self.back_off(worker.seat, now);
+            // Who asks next may sleep at once, and must not sleep as long as that worker might have booted.
+            self.asked = self.deadline(now);
         }
     }
 
@@ -1183,6 +1185,8 @@ mod tests {
         let actions = world.roster.manage(world.now);
         let [Action::Spawn { slot, .. }] = actions[..] else { panic!("{actions:?}") };
         world.roster.spawn_failed(slot, world.now);
+        // The master sleeps before it asks again.
+        assert_eq!(world.roster.next_deadline(), Some(world.now + FIRST_BACKOFF));
         assert_eq!(world.roster.manage(world.now), []);
         world.now = world.roster.next_deadline().unwrap();
         assert!(matches!(world.turn()[..], [Action::Spawn { .. }]));
