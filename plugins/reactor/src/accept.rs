@@ -28,6 +28,9 @@ use crate::net::address_of;
 pub const PAUSE: Duration = Duration::from_millis(100);
 /// Between complaints about that.
 const COMPLAIN: Duration = Duration::from_secs(1);
+/// Clients in a row that are gone before they are accepted. Beyond, it is not they who are the reason: a security
+/// module or a filter of system calls refuses every accept4(2), and the queue stays as it is.
+const GONE: usize = 64;
 
 /// Who comes next.
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl Listeners {
     /// The next client of this listener.
     pub fn accept_from(&mut self, index: usize) -> Next {
         let listener = &self.listeners[index];
+        let mut gone = 0;
         loop {
             match acceptfrom_with(listener.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, peer)) => {
@@ -134,7 +138,7 @@ impl Listeners {
                     | Errno::OPNOTSUPP
                     | Errno::NETUNREACH
                     | Errno::PERM,
-                ) => {}
+                ) if gone < GONE => gone += 1,
                 Err(error) => {
                     self.complain(index, error);
                     return Next::NoRoom;

@@ -33,7 +33,7 @@ mod serve;
 mod socket;
 mod timers;
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use rgunicorn_http1::exchange::Rules;
 use rgunicorn_worker_api::error::Error;
@@ -80,6 +80,7 @@ pub fn run(host: Host, apps: Applications, unblocking: Unblocking) -> Result<(),
         departure: Departure { drain: event()?, halt: event()? },
         given_up: AtomicUsize::new(0),
         singles,
+        complained: AtomicU64::new(0),
     }));
     Reactor::new(shared, serve::serve)?.run()
 }

@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use rgunicorn_http1::exchange::{
 use rgunicorn_worker_api::app::Execution;
 use rgunicorn_worker_api::request::Scheme;
 use rgunicorn_worker_api::worker::{Applications, Host, Mounted, Record, State, Verdict};
+use rustix::io::Errno;
 
 use crate::bell::{Events, Hostage, Place, Wakers};
 use crate::mail::{Mail, lock};
@@ -55,9 +56,23 @@ pub(crate) struct Shared {
     pub(crate) given_up: AtomicUsize,
     /// Mount prefixes of applications that must not be called twice at once. Their crews follow the common one.
     pub(crate) singles: Vec<&'static [u8]>,
+    /// When it was said last that there is no memory for watches, by the clock; 0 is never.
+    pub(crate) complained: AtomicU64,
 }
 
 impl Shared {
+    /// Once a second: this happens to each connection then.
+    pub(crate) fn complain_of_watches(&self, error: Errno) {
+        let (now, last) = (self.clock.now(), self.complained.load(Ordering::Relaxed));
+        if last == 0 || now.saturating_sub(last) >= 1000 {
+            self.complained.store(now.max(1), Ordering::Relaxed);
+            log::error!(
+                "cannot watch a connection: {error}; those that have to wait are closed (is there a limit on \
+                 memory, or is fs.epoll.max_user_watches too low?)"
+            );
+        }
+    }
+
     fn crew_of(&self, mounted: Mounted) -> Place {
         let single = self.singles.iter().position(|prefix| *prefix == mounted.prefix);
         Place::Crew(single.map_or(0, |index| index + 1))

@@ -85,7 +85,7 @@ impl Link {
             epoll::modify(epoll, &self.fd, data, flags)
         };
         if let Err(error) = result {
-            log::error!("cannot watch a connection: {error}; it is closed");
+            self.shared.complain_of_watches(error);
             return false;
         }
         self.watched.store(wanted as u8, Ordering::Relaxed);
