@@ -10,6 +10,7 @@
 
 mod group;
 mod hooks;
+mod impaired;
 mod monitors;
 mod preload;
 mod reexec;
@@ -47,6 +48,7 @@ use crate::systemd::ServiceManager;
 use crate::watch::Watcher;
 use crate::worker::{self, Birth};
 use hooks::{Attendants, HOOK_PROCESSES, Question};
+use impaired::Impaired;
 use monitors::Monitors;
 use preload::{TEMPLATES, Templates};
 use reexec::Kin;
@@ -140,6 +142,7 @@ pub struct Arbiter {
     watcher: Option<Watcher>,
     kin: Kin,
     service: ServiceManager,
+    impaired: Impaired,
     stopping: Option<Stopping>,
     /// Why the program ends with an error: only the first start sets it.
     failure: Option<StartError>,
@@ -190,6 +193,7 @@ impl Arbiter {
             pidfile: None,
             oom: OomCounter::open(),
             watcher: None,
+            impaired: Impaired::default(),
             stopping: None,
             failure: None,
         })
@@ -256,12 +260,13 @@ impl Arbiter {
             files,
         ];
         let deadline = deadlines.into_iter().flatten().min();
-        if let Err(error) = fd::poll(&mut watches, deadline) {
-            // Memory is short. Whatever happens, the loop must not become a busy one.
-            log::error!("cannot wait for events: {error}");
-            #[expect(clippy::disallowed_methods, reason = "poll(2) itself has failed")]
-            std::thread::sleep(Duration::from_millis(100));
+        if !self.impaired.pauses() {
+            let Err(error) = fd::poll(&mut watches, deadline) else { return };
+            self.impaired.by("wait for events", &error, Instant::now());
         }
+        // Whatever happens, the loop must not become a busy one.
+        #[expect(clippy::disallowed_methods, reason = "poll(2) itself has failed, or would not wait")]
+        std::thread::sleep(impaired::PAUSE);
     }
 
     /// Learns who died. One CHLD may stand for many.

@@ -15,7 +15,7 @@ impl Arbiter {
         let received = match self.signals.take() {
             Ok(received) => received,
             Err(error) => {
-                log::error!("cannot read signals: {error}");
+                self.impaired.by("read signals", &error, now);
                 return;
             }
         };
