@@ -363,6 +363,11 @@ impl AccessLog {
         Ok(())
     }
 
+    /// Whether lines were dropped that were not taken account of.
+    pub fn has_dropped(&self) -> bool {
+        self.dropped > 0
+    }
+
     /// How many lines were dropped since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)

@@ -80,6 +80,8 @@ pub struct Runtime {
     requests: AtomicU64,
     /// The master was asked to replace this worker.
     retiring: AtomicBool,
+    /// When it was last said that lines of the access log were dropped; 0 is never.
+    dropped_said: AtomicU64,
     /// The level that was last set here.
     log_level: AtomicU64,
     /// Set when the boot is over.
@@ -214,6 +216,7 @@ impl Runtime {
             exit_told: AtomicBool::new(false),
             request_timeout,
             retiring: AtomicBool::new(false),
+            dropped_said: AtomicU64::new(0),
             expiry: Mutex::new(Expiry::new(request_timeout)),
             wake_master: OnceLock::new(),
             generation,
@@ -333,14 +336,26 @@ impl Runtime {
         }
     }
 
+    /// Writes what there is of the access log, and says what could not be written.
     fn flush_logs(&self) {
         if let Some(log) = self.access_log.get() {
             let mut log = lock(log);
             log.flush();
-            let dropped = log.take_dropped();
-            if dropped > 0 {
-                logging::add_dropped(dropped);
-                log::warn!("{dropped} lines of the access log could not be written and were dropped");
+            say_dropped(log.take_dropped());
+        }
+    }
+
+    /// The same, again and again: what could not be written is said once a second, or the error log fills the disk for
+    /// which the access log has no room.
+    fn flush_logs_of_a_turn(&self) {
+        let Some(log) = self.access_log.get() else { return };
+        let mut log = lock(log);
+        log.flush();
+        if log.has_dropped() {
+            let (now, said) = (monotonic_ns(), self.dropped_said.load(Ordering::Relaxed));
+            if said == 0 || now.saturating_sub(said) >= 1_000_000_000 {
+                self.dropped_said.store(now, Ordering::Relaxed);
+                say_dropped(log.take_dropped());
             }
         }
     }
@@ -577,6 +592,13 @@ impl AppHost for AppFacts {
     }
 }
 
+fn say_dropped(lines: u64) {
+    if lines > 0 {
+        logging::add_dropped(lines);
+        log::warn!("{lines} lines of the access log could not be written and were dropped");
+    }
+}
+
 /// The request's fields for the access log.
 struct RequestFields<'r>(Option<&'r Request<'r>>);
 
@@ -644,7 +666,7 @@ impl HostServices for Runtime {
 
     fn tick(&self, idle: bool) {
         if idle {
-            self.flush_logs();
+            self.flush_logs_of_a_turn();
             self.slot.heartbeat_idle(monotonic_ns());
         } else {
             self.slot.heartbeat(monotonic_ns());

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +30,9 @@ const ATOMIC: usize = libc::PIPE_BUF;
 pub(crate) struct Sink {
     file: File,
     way: Way,
+    /// The disk was full: this process, or another one that writes to the file, may have been cut off within a line,
+    /// and what comes next begins on one of its own.
+    cut: AtomicBool,
 }
 
 /// How to write without waiting.
@@ -68,28 +72,32 @@ impl Sink {
         }
     }
 
+    fn new(file: File, way: Way) -> Self {
+        Self { file, way, cut: AtomicBool::new(false) }
+    }
+
     fn from_path(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Self> {
         let file = super::open::open(path, owner)?;
         let way = if file.metadata()?.is_file() { Way::File } else { Way::NonBlocking };
-        Ok(Self { file, way })
+        Ok(Self::new(file, way))
     }
 
     fn from_descriptor(standard: BorrowedFd<'_>) -> io::Result<Self> {
         let file = File::from(standard.try_clone_to_owned()?);
         let kind = file.metadata()?.file_type();
         if kind.is_socket() {
-            return Ok(Self { file, way: Way::Socket });
+            return Ok(Self::new(file, Way::Socket));
         }
         if kind.is_file() {
-            return Ok(Self { file, way: Way::File });
+            return Ok(Self::new(file, Way::File));
         }
         let again = OpenOptions::new()
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(format!("/proc/self/fd/{}", standard.as_raw_fd()));
         Ok(match again {
-            Ok(own) => Self { file: own, way: Way::NonBlocking },
-            Err(_) => Self { file, way: Way::Poll },
+            Ok(own) => Self::new(own, Way::NonBlocking),
+            Err(_) => Self::new(file, Way::Poll),
         })
     }
 
@@ -97,11 +105,7 @@ impl Sink {
     /// written at once or at all.
     pub(crate) fn write_lines(&self, lines: &[u8]) -> u64 {
         if self.way == Way::File {
-            // One write for all: with O_APPEND it lands in one piece, between the lines of other workers.
-            return match (&self.file).write_all(lines) {
-                Ok(()) => 0,
-                Err(_) => count_lines(lines),
-            };
+            return self.write_to_file(lines);
         }
         let mut dropped = 0;
         let mut rest = lines;
@@ -122,6 +126,26 @@ impl Sink {
             }
         }
         dropped
+    }
+
+    /// One write for all: with O_APPEND it lands in one piece, between the lines of other workers. A disk that becomes
+    /// full takes a part of it, which may end within a line.
+    fn write_to_file(&self, lines: &[u8]) -> u64 {
+        let begun_anew;
+        let mut rest = lines;
+        if self.cut.load(Ordering::Relaxed) {
+            begun_anew = [b"\n", lines].concat();
+            rest = &begun_anew;
+        }
+        while !rest.is_empty() {
+            match (&self.file).write(rest) {
+                Ok(written @ 1..) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        self.cut.store(!rest.is_empty(), Ordering::Relaxed);
+        count_lines(&rest[rest.len().saturating_sub(lines.len())..])
     }
 
     /// At most [`ATOMIC`] bytes, in one system call.
@@ -202,7 +226,7 @@ mod tests {
     fn polling_drops_too() {
         let (_reader, writer) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
-        assert!(fill(&Sink { file, way: Way::Poll }) >= 16);
+        assert!(fill(&Sink::new(file, Way::Poll)) >= 16);
     }
 
     #[test]
