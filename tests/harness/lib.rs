@@ -24,6 +24,7 @@ pub mod crowd;
 mod digest;
 mod guard;
 pub mod http;
+pub mod inject;
 pub mod load;
 pub mod process;
 pub mod programs;
