@@ -1,4 +1,5 @@
-//! Makes seeds out of `tests/requests`: every raw request there becomes an input of `head`, `body` and `exchange`.
+//! Makes `corpus` out of what is kept, and of `tests/requests`: every raw request there becomes an input of `head`, `body`
+//! and `exchange`.
 //!
 //! Owns what goes before a request. What a newcomer would get wrong: an input begins with octets of choice; and the
 //! seed of `body` is only what follows the empty line, taken for a chunked body.
@@ -6,6 +7,8 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+
+use rgunicorn_http1_fuzz::kept;
 
 /// The octets of choice that each target takes off before the request.
 const TARGETS: &[(&str, &[&[u8]])] = &[
@@ -36,6 +39,15 @@ fn main() -> Result<(), Box<dyn Error>> {
                     fs::write(corpus.join(format!("{kind}-{name}-{number}")), [choice, octets].concat())?;
                 }
             }
+        }
+    }
+    for entry in fs::read_dir(here.join("kept"))? {
+        let path = entry?.path();
+        let corpus = here.join("corpus").join(path.file_stem().unwrap_or_default());
+        fs::create_dir_all(&corpus)?;
+        for (number, line) in fs::read_to_string(&path)?.lines().enumerate() {
+            let input = kept::from_line(line).ok_or_else(|| format!("{}: {line}", path.display()))?;
+            fs::write(corpus.join(format!("kept-{number}")), input)?;
         }
     }
     Ok(())

@@ -1,11 +1,19 @@
-//! What the fuzz targets share: how an input chooses settings, a client that forgives nothing, a wire in memory.
+//! What `http1` promises about any octets, a module for each fuzz target; and what they share: how an input chooses
+//! settings, a client that forgives nothing, a wire in memory.
 //!
-//! Owns no property; each target states its own, at its head. What a newcomer would get wrong: the first octets of
-//! an input are not HTTP, they are choices, taken off by [`octet`]. [`SETTINGS`] says how many [`settings`] takes, so
-//! that a raw request becomes an input by putting as many zeros before it.
+//! Each module states its properties at its head; its `holds` panics where an input breaks one. What a newcomer would
+//! get wrong: the first octets of an input are not HTTP, they are choices, taken off by [`octet`]. [`SETTINGS`] says how
+//! many [`settings`] takes, so that a raw request becomes an input by putting as many zeros before it. And these files
+//! are compiled twice: here, and by `../tests/corpus.rs`, which has no fuzzer; hence they name each other by `super`.
 
+pub mod body;
 pub mod client;
+pub mod exchange;
+pub mod head;
+pub mod kept;
 pub mod offer;
+pub mod proxy;
+pub mod response;
 pub mod wire;
 
 use rgunicorn_http1::{HeaderMap, Leniency, Limits};

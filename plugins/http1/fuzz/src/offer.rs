@@ -3,7 +3,7 @@
 //! What a newcomer would get wrong: an input rarely spells `Transfer-Encoding` by chance. The first octets of a field
 //! choose from a table, so that the fuzzer spends its time on combinations and not on spelling.
 
-use crate::{octet, octets};
+use super::{octet, octets};
 
 const NAMES: &[&str] = &[
     "Content-Length",
