@@ -29,6 +29,10 @@ use server::{Server, free_port, pinned, said};
 
 /// How long a server may take to answer, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What names of files and directories of a run begin with; its process id follows.
+const PREFIX: &str = "bench-servers-";
+/// Where an access log in memory lies.
+const MEMORY: &str = "/dev/shm";
 /// How often idle connections are looked at, each time on a fresh server.
 const LOOKS: usize = 2;
 
@@ -53,6 +57,10 @@ pub(crate) fn run(root: &Path, target: &Path, Asked(plan): &Asked) -> Result<(),
         let there = Command::new(program).arg("--version").output();
         there.map_err(|error| format!("cannot measure without {program}: {error}"))?;
     }
+    let disk = plan.disk.clone().unwrap_or_else(|| target.to_owned());
+    for directory in [&std::env::temp_dir(), Path::new(MEMORY), &disk] {
+        sweep(directory);
+    }
     let own = Directory::new()?;
     let place = Place {
         root,
@@ -65,13 +73,16 @@ pub(crate) fn run(root: &Path, target: &Path, Asked(plan): &Asked) -> Result<(),
     let room = idle::make_room();
     under_load(plan, &place, &mut results)?;
     if plan.has_mode(LOG) {
-        with_logs(plan, &place, target, &mut results)?;
+        with_logs(plan, &place, &disk, &mut results)?;
     }
     if plan.has_mode(IDLE) {
         match room {
             Ok(()) => idle_connections(plan, &place, &mut results)?,
             Err(sentence) => leave_out(&mut results, format!("idle connections: {sentence}")),
         }
+    }
+    if results.series.is_empty() && results.idle.is_empty() {
+        return Err("nothing was measured; why, is said above".to_owned());
     }
     let machine = machine(&results, &load_before);
     let page = results.page(plan, &machine).map_err(|error| format!("cannot write the tables: {error}"))?;
@@ -148,13 +159,12 @@ fn take_turns(
 }
 
 /// `poll` without an access log, with one in memory and with one on a disk.
-fn with_logs(plan: &Plan, place: &Place<'_>, target: &Path, results: &mut Results) -> Result<(), String> {
+fn with_logs(plan: &Plan, place: &Place<'_>, disk: &Path, results: &mut Results) -> Result<(), String> {
     let (Some(poll), Some(mode)) = (candidates::candidate("poll"), modes::mode(LOG)) else { return Ok(()) };
     if !plan.has_candidate("poll") {
         return Ok(());
     }
-    let disk = plan.disk.clone().unwrap_or_else(|| target.to_owned());
-    let logs = [("poll", None), ("tmpfs", Some(PathBuf::from("/dev/shm"))), ("disk", Some(disk))];
+    let logs = [("poll", None), ("tmpfs", Some(Path::new(MEMORY))), ("disk", Some(disk))];
     let mut running = Vec::new();
     let mut files = Vec::new();
     for (name, directory) in logs {
@@ -162,13 +172,13 @@ fn with_logs(plan: &Plan, place: &Place<'_>, target: &Path, results: &mut Result
             running.push((name, "`poll`, no access log".to_owned(), start(plan, place, poll, &[])?));
             continue;
         };
-        let kind = said(Command::new("stat").args(["-f", "-c", "%T"]).arg(&directory));
+        let kind = said(Command::new("stat").args(["-f", "-c", "%T"]).arg(directory));
         let kind = kind.map_or_else(|_| "unknown".to_owned(), |kind| kind.trim().to_owned());
         if name == "tmpfs" && kind != "tmpfs" {
             leave_out(results, format!("an access log in memory, since {} is no tmpfs", directory.display()));
             continue;
         }
-        let file = directory.join(format!("bench-servers-{}-{name}.log", std::process::id()));
+        let file = directory.join(format!("{PREFIX}{}-{name}.log", std::process::id()));
         let server = start(plan, place, poll, &["--access-logfile", &file.display().to_string()]);
         files.push(Removed(file));
         match server {
@@ -252,13 +262,26 @@ fn load_average() -> String {
     text.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
+/// Removes what a run that was interrupted has left there.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let pid: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        if !pid.is_empty() && !Path::new("/proc").join(pid).exists() {
+            // Another run may do the same, and what is not ours to remove stays.
+            let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
 /// A directory of this run, which ends with it: what nginx and Apache serve and write. Everybody may look into it, since
 /// they give up root's rights.
 struct Directory(PathBuf);
 
 impl Directory {
     fn new() -> Result<Self, String> {
-        let path = std::env::temp_dir().join(format!("bench-servers-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
         let page =
             "<p>A number that is even, and a line that is as long as those of a page.</p>\n".repeat(262);
         let big: Vec<u8> = (b'a'..=b'z').cycle().take(1024 * 1024).collect();
