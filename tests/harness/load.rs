@@ -99,6 +99,7 @@ struct Shared {
 struct Tally {
     counts: BTreeMap<(u64, String), u64>,
     failures: Vec<String>,
+    moments: Vec<(Instant, Instant)>,
     latencies: Vec<Duration>,
     races: u64,
     connections: u64,
@@ -111,6 +112,8 @@ pub struct Report {
     pub counts: BTreeMap<(u64, String), u64>,
     /// What went wrong, each with when.
     pub failures: Vec<String>,
+    /// For each failure: since when the server had the connection or could have had it, and when it was noticed.
+    pub moments: Vec<(Instant, Instant)>,
     /// Requests on kept connections that were closed at that moment, and had been idle long enough for it.
     pub races: u64,
     /// Connections that were opened.
@@ -161,6 +164,7 @@ impl Load {
         self.shared.over.store(true, Ordering::SeqCst);
         let mut counts = BTreeMap::new();
         let mut failures = Vec::new();
+        let mut moments = Vec::new();
         let mut latencies = Vec::new();
         let (mut races, mut connections) = (0, 0);
         for client in self.clients.drain(..) {
@@ -169,6 +173,7 @@ impl Load {
                 *counts.entry(key).or_insert(0) += count;
             }
             failures.extend(tally.failures);
+            moments.extend(tally.moments);
             latencies.extend(tally.latencies);
             races += tally.races;
             connections += tally.connections;
@@ -176,8 +181,8 @@ impl Load {
         latencies.sort_unstable();
         let slowest = latencies.last().copied().unwrap_or_default();
         let p99 = latencies.get(latencies.len() * 99 / 100).copied().unwrap_or_default();
-        let report =
-            Report { counts, failures, races, connections, slowest, p99, time: self.begun.elapsed() };
+        let time = self.begun.elapsed();
+        let report = Report { counts, failures, moments, races, connections, slowest, p99, time };
         eprintln!("{report}");
         report
     }
@@ -247,6 +252,8 @@ fn client(address: &Address, plan: &Plan, shared: &Shared, begun: Instant) -> Ta
     while !shared.over.load(Ordering::SeqCst) {
         let epoch = shared.epoch.load(Ordering::SeqCst);
         let asked = Instant::now();
+        // A kept connection may have been lost since its last answer.
+        let since = kept.as_ref().map_or(asked, |(_, since)| *since);
         let answer = ask(address, plan, &mut kept, &mut tally);
         tally.latencies.push(asked.elapsed());
         let judged = match answer {
@@ -264,6 +271,7 @@ fn client(address: &Address, plan: &Plan, shared: &Shared, begun: Instant) -> Ta
             Ok(label) => *tally.counts.entry((epoch, label)).or_insert(0) += 1,
             Err(why) => {
                 let at = asked.duration_since(begun).as_secs_f64();
+                tally.moments.push((since, Instant::now()));
                 tally.failures.push(format!("{why} (asked at {at:.3} s, epoch {epoch})"));
                 // A server that refuses everything must not be asked a million times.
                 std::thread::sleep(Duration::from_millis(5));

@@ -1,24 +1,27 @@
 //! The servers that are compared, each as its operator would run it, and what can happen to each.
 //!
 //! Owns how a server is started, how a deployment is changed under it and how it is told to take the change. Does not
-//! own what is measured. The peers are installed from their package index into a virtual environment below the target
-//! directory; where that fails they are left out, by name.
+//! own what is measured. The peers are looked for in a virtual environment, `peers` in the target directory; without it
+//! they are left out, by name. What a newcomer would get wrong: a peer meets the same accident in its own terms, and
+//! nothing is set for it that its operator would not set.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use harness::{Address, Signal, Site, process, programs, within};
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
-use std::time::Duration;
 
 /// How many workers each has.
-pub(crate) const WORKERS: usize = 2;
+const WORKERS: usize = 2;
 /// How long a start or a reload may take before the server gives up, where it can be told.
-pub(crate) const BOOT_TIMEOUT: u64 = 4;
+const BOOT_TIMEOUT: u64 = 4;
+/// How long an idle connection is kept, where it can be told.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A server that can be started.
 #[derive(Debug, Clone)]
@@ -40,16 +43,24 @@ pub(crate) enum Next {
     Slow,
     /// The file is text (a library is expected), or cannot be parsed (a module is).
     Garbage,
+    /// The file is empty.
+    Empty,
+    /// It needs a symbol that no library has, or a module that is not there.
+    Unresolved,
     /// The file has no application of that name.
     NoSuchName,
     /// Its start-up code returns or raises an error.
     Fails,
-    /// Its start-up code aborts.
-    Aborts,
+    /// Its start-up code panics, or calls `sys.exit(1)`.
+    Panics,
+    /// Its start-up code dies of a signal.
+    Crashes,
     /// Its start-up code ends the process, and says that all is well.
     Exits,
     /// Its start-up code never returns.
     Hangs,
+    /// It can be tried, but dies in every worker as it boots.
+    CrashLoop,
 }
 
 /// A server that runs.
@@ -60,6 +71,7 @@ pub(crate) struct Running<'s> {
     port: u16,
     master: Child,
     backlog: u32,
+    workers: usize,
     extra: Option<u16>,
     next: Next,
 }
@@ -70,8 +82,11 @@ impl Candidate {
         let ours = ["sync", "threaded", "poll"].map(Self::Rgunicorn);
         let peers = match environment() {
             Ok(python) => vec![Self::Gunicorn(python.clone()), Self::Granian(python)],
-            Err(why) => {
-                eprintln!("left out: gunicorn and granian: {why}");
+            Err(place) => {
+                eprintln!(
+                    "left out: Gunicorn and granian, which are not in {}; docs/RELIABILITY.md says how to put them there",
+                    place.display()
+                );
                 Vec::new()
             }
         };
@@ -92,6 +107,11 @@ impl Candidate {
         !matches!(self, Self::Granian(_))
     }
 
+    /// Whether it keeps connections.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        !matches!(self, Self::Rgunicorn("sync"))
+    }
+
     /// Whether a reload can change the addresses.
     pub(crate) fn rebinds(&self) -> bool {
         !matches!(self, Self::Granian(_))
@@ -99,6 +119,15 @@ impl Candidate {
 
     /// Starts it and waits until it answers.
     pub(crate) fn start<'s>(&self, site: &'s Site, backlog: u32) -> Running<'s> {
+        self.launch(site, backlog, WORKERS)
+    }
+
+    /// The same with more workers, so that one may be killed and others serve.
+    pub(crate) fn start_many<'s>(&self, site: &'s Site, workers: usize) -> Running<'s> {
+        self.launch(site, 2048, workers)
+    }
+
+    fn launch<'s>(&self, site: &'s Site, backlog: u32, workers: usize) -> Running<'s> {
         let port = free_port();
         let mut running = Running {
             site,
@@ -107,6 +136,7 @@ impl Candidate {
             // Replaced below: the files must be there first.
             master: Command::new("true").spawn().expect("true(1)"),
             backlog,
+            workers,
             extra: None,
             next: Next::Good,
         };
@@ -154,31 +184,13 @@ impl Running<'_> {
     /// Puts the next application in place; it is not told of it.
     pub(crate) fn deploy(&mut self, version: u32, next: Next, manner: Manner) {
         self.next = next;
-        match &self.candidate {
-            Candidate::Rgunicorn(_) => self.deploy_library(version, next, manner),
-            Candidate::Gunicorn(_) | Candidate::Granian(_) => {
-                let source = module(version, next);
-                match manner {
-                    Manner::Renamed => self.site.write("app.py", source),
-                    Manner::Overwritten => fs::write(self.site.join("app.py"), source).expect("a file"),
-                }
-            }
-        }
-    }
-
-    fn deploy_library(&self, version: u32, next: Next, manner: Manner) {
-        if next == Next::Garbage {
-            let text = "no library\n".repeat(1000);
-            match manner {
-                Manner::Renamed => self.site.write("app.so", text),
-                Manner::Overwritten => fs::write(self.site.join("app.so"), text).expect("a file"),
-            }
-            return;
-        }
-        let library = programs().inspect(version);
+        let (file, content) = match &self.candidate {
+            Candidate::Rgunicorn(_) => ("app.so", library(version, next)),
+            Candidate::Gunicorn(_) | Candidate::Granian(_) => ("app.py", module(version, next).into_bytes()),
+        };
         match manner {
-            Manner::Renamed => self.site.install(library, "app.so"),
-            Manner::Overwritten => self.site.overwrite(library, "app.so"),
+            Manner::Renamed => self.site.write(file, content),
+            Manner::Overwritten => fs::write(self.site.join(file), content).expect("the file to write over"),
         }
     }
 
@@ -197,17 +209,18 @@ impl Running<'_> {
     pub(crate) fn replace_master(&mut self) -> Option<i32> {
         let before = process::group(self.pid()).len();
         process::send(self.pid(), Signal::SIGUSR2);
-        let doubled = within(Duration::from_secs(15), || process::group(self.pid()).len() > before + WORKERS);
+        let doubled =
+            within(Duration::from_secs(15), || process::group(self.pid()).len() > before + self.workers);
         doubled?;
         let children = process::children(self.pid());
-        let heir = children.iter().find(|child| process::children(child.pid).len() >= WORKERS)?.pid;
+        let heir = children.iter().find(|child| process::children(child.pid).len() >= self.workers)?.pid;
         process::send(self.pid(), Signal::SIGTERM);
         within(Duration::from_secs(40), || !self.runs())?;
         Some(heir)
     }
 
     fn configure(&self) {
-        let (port, site) = (self.port, self.site);
+        let site = self.site;
         match &self.candidate {
             Candidate::Rgunicorn(class) => {
                 let application = if self.next == Next::NoSuchName { "app.so:shop" } else { "app.so:app" };
@@ -215,18 +228,22 @@ impl Running<'_> {
                 let init = match self.next {
                     Next::Slow => "sleep:3000",
                     Next::Fails => "fail",
-                    Next::Aborts => "abort",
+                    Next::Panics => "panic",
+                    Next::Crashes => "abort",
                     Next::Exits => "exit:0",
                     Next::Hangs => "hang",
-                    Next::Good | Next::Garbage | Next::NoSuchName => "",
+                    Next::CrashLoop => "probe-ok:abort",
+                    Next::Good | Next::Garbage | Next::Empty | Next::Unresolved | Next::NoSuchName => "",
                 };
                 site.write(
                     "server.toml",
                     format!(
-                        "application = \"{application}\"\nbind = [{}]\nworkers = {WORKERS}\nworker_class = \"{class}\"\n\
-                         backlog = {}\nboot_timeout = {BOOT_TIMEOUT}\nthreads = {}\nraw_env = [\"INSPECT_INIT={init}\"]\n",
+                        "application = \"{application}\"\nbind = [{}]\nworkers = {}\nworker_class = \"{class}\"\n\
+                         backlog = {}\nkeepalive = {}\nboot_timeout = {BOOT_TIMEOUT}\nthreads = {}\nraw_env = [\"INSPECT_INIT={init}\"]\n",
                         binds.join(", "),
+                        self.workers,
                         self.backlog,
+                        KEEP_ALIVE.as_secs(),
                         if *class == "sync" { 1 } else { 4 },
                     ),
                 );
@@ -236,14 +253,16 @@ impl Running<'_> {
                 site.write(
                     "gunicorn.conf.py",
                     format!(
-                        "bind = [{}]\nworkers = {WORKERS}\nbacklog = {}\ntimeout = {BOOT_TIMEOUT}\nworker_class = \"gthread\"\nthreads = 4\n",
+                        "bind = [{}]\nworkers = {}\nbacklog = {}\ntimeout = {BOOT_TIMEOUT}\nworker_class = \"gthread\"\nthreads = 4\nkeepalive = {}\n",
                         binds.join(", "),
-                        self.backlog
+                        self.workers,
+                        self.backlog,
+                        KEEP_ALIVE.as_secs()
                     ),
                 );
             }
             // All on its command line, and no reload changes it.
-            Candidate::Granian(_) => _ = port,
+            Candidate::Granian(_) => {}
         }
     }
 
@@ -253,7 +272,7 @@ impl Running<'_> {
 
     fn command(&self) -> Command {
         let (port, backlog) = (self.port.to_string(), self.backlog.to_string());
-        let (workers, timeout) = (WORKERS.to_string(), BOOT_TIMEOUT.to_string());
+        let (workers, timeout) = (self.workers.to_string(), BOOT_TIMEOUT.to_string());
         let mut command = match &self.candidate {
             Candidate::Rgunicorn(_) => {
                 let mut command = Command::new(programs().rgunicorn());
@@ -296,16 +315,39 @@ impl Drop for Running<'_> {
     }
 }
 
+/// The file of our application.
+fn library(version: u32, next: Next) -> Vec<u8> {
+    let file = match next {
+        Next::Garbage => return "no library\n".repeat(1000).into_bytes(),
+        Next::Empty => return Vec::new(),
+        Next::Unresolved => programs().fixture("unresolved"),
+        Next::Good
+        | Next::Slow
+        | Next::NoSuchName
+        | Next::Fails
+        | Next::Panics
+        | Next::Crashes
+        | Next::Exits
+        | Next::Hangs
+        | Next::CrashLoop => programs().inspect(version),
+    };
+    fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
 /// The application of the peers: the same routes, as far as they are asked for.
 fn module(version: u32, next: Next) -> String {
     let first = match next {
         Next::Good | Next::NoSuchName => "",
+        Next::Empty => return String::new(),
         Next::Slow => "import time\ntime.sleep(3)",
         Next::Garbage => "def (",
+        Next::Unresolved => "import no_such_module",
         Next::Fails => "raise RuntimeError('asked to fail')",
-        Next::Aborts => "import os\nos.abort()",
+        Next::Panics => "import sys\nsys.exit(1)",
+        Next::Crashes => "import ctypes\nctypes.string_at(0)",
         Next::Exits => "import os\nos._exit(0)",
         Next::Hangs => "import time\ntime.sleep(1000000)",
+        Next::CrashLoop => "import os\nos.abort()",
     };
     let name = if next == Next::NoSuchName { "shop" } else { "app" };
     format!(
@@ -328,30 +370,15 @@ fn free_port() -> u16 {
     socket.local_addr().expect("it has one").port()
 }
 
-/// A Python that has the peers.
-fn environment() -> Result<PathBuf, String> {
-    let me = std::env::current_exe().map_err(|error| error.to_string())?;
-    let target = me.ancestors().nth(3).ok_or("no target directory")?.join("peers");
-    let python = target.join("bin/python");
-    let works = |python: &Path| {
-        let mut command = Command::new(python);
-        let output = command.args(["-c", "import gunicorn, granian"]).stdin(Stdio::null()).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    if works(&python) {
-        return Ok(python);
-    }
-    run(Command::new("python3").args(["-m", "venv"]).arg(&target))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "gunicorn==27.*", "granian==2.8.*"]))?;
-    if works(&python) { Ok(python) } else { Err("they do not import".to_owned()) }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+/// A Python that has the peers, or where it was looked for.
+fn environment() -> Result<PathBuf, PathBuf> {
+    let me = std::env::current_exe().expect("this program has a file");
+    // target/release/deps/reliability-0123456789abcdef
+    let peers = me.ancestors().nth(3).expect("cargo's layout").join("peers");
+    let python = peers.join("bin/python");
+    let mut command = Command::new(&python);
+    let output = command.args(["-c", "import gunicorn, granian"]).stdin(Stdio::null()).output();
+    if output.is_ok_and(|output| output.status.success()) { Ok(python) } else { Err(peers) }
 }
 
 fn version(python: &Path, package: &str) -> String {

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use harness::{Connection, Load, Plan, Report, Signal, Site, process, within};
 
-use crate::candidates::{Candidate, Manner, Next, Running};
+use crate::candidates::{Candidate, KEEP_ALIVE, Manner, Next, Running};
 
 /// How long clients go on after the accident.
 const AFTER: Duration = Duration::from_secs(6);
+/// Clients that open a connection for each request.
 const CLIENTS: usize = 4;
+/// Clients that keep theirs.
+const KEPT: usize = 2;
 const BACKLOG: u32 = 2048;
 
 /// An accident; returns what the clients saw, or none if this server knows no such thing.
@@ -30,29 +33,48 @@ struct Cell {
     serves: bool,
 }
 
+/// What can happen. In all but the last of these, ours may lose nothing.
 const ROWS: &[(&str, Accident)] = &[
     ("a good version, ten times", |c, s| {
         under_load(c, s, |running| {
             for version in [2, 1, 2, 1, 2, 1, 2, 1, 2, 1] {
                 running.deploy(version, Next::Good, Manner::Renamed);
                 running.hup();
-                thread::sleep(Duration::from_millis(500));
+                thread::sleep(Duration::from_secs(1));
             }
         })
     }),
-    ("a version that boots for 3 s", |c, s| deployed(c, s, Next::Slow, Manner::Renamed)),
-    ("broken: the file is no application", |c, s| deployed(c, s, Next::Garbage, Manner::Renamed)),
-    ("broken: no application of that name", |c, s| deployed(c, s, Next::NoSuchName, Manner::Renamed)),
-    ("broken: start-up fails", |c, s| deployed(c, s, Next::Fails, Manner::Renamed)),
-    ("broken: start-up aborts", |c, s| deployed(c, s, Next::Aborts, Manner::Renamed)),
-    ("broken: start-up exits with 0", |c, s| deployed(c, s, Next::Exits, Manner::Renamed)),
-    ("broken: start-up never ends", |c, s| deployed(c, s, Next::Hangs, Manner::Renamed)),
-    ("the file is written over (cp), then HUP", |c, s| deployed(c, s, Next::Good, Manner::Overwritten)),
-    ("the file is written over with rubbish, no HUP", |c, s| {
+    ("a version that boots for 3 s", |c, s| {
         under_load(c, s, |running| {
-            running.deploy(2, Next::Garbage, Manner::Overwritten);
+            running.deploy(2, Next::Slow, Manner::Renamed);
+            running.hup();
+            // The trial, then one worker after the other.
+            thread::sleep(Duration::from_secs(9));
         })
     }),
+    ("broken: the file is no library (a syntax error)", |c, s| {
+        deployed(c, s, Next::Garbage, Manner::Renamed)
+    }),
+    ("broken: an unresolved symbol (a missing module)", |c, s| {
+        deployed(c, s, Next::Unresolved, Manner::Renamed)
+    }),
+    ("broken: no application of that name", |c, s| deployed(c, s, Next::NoSuchName, Manner::Renamed)),
+    ("broken: start-up returns an error (raises one)", |c, s| deployed(c, s, Next::Fails, Manner::Renamed)),
+    ("broken: start-up panics (`sys.exit(1)`)", |c, s| deployed(c, s, Next::Panics, Manner::Renamed)),
+    ("broken: start-up dies of a signal", |c, s| deployed(c, s, Next::Crashes, Manner::Renamed)),
+    ("broken: start-up exits with 0", |c, s| deployed(c, s, Next::Exits, Manner::Renamed)),
+    ("broken: start-up never ends", |c, s| deployed(c, s, Next::Hangs, Manner::Renamed)),
+    ("every new worker dies as it boots, though the trial went well", |c, s| {
+        deployed(c, s, Next::CrashLoop, Manner::Renamed)
+    }),
+    ("the file is written over (`cp`), then HUP", |c, s| deployed(c, s, Next::Good, Manner::Overwritten)),
+    ("the file is written over with rubbish, no HUP", |c, s| {
+        under_load(c, s, |running| running.deploy(2, Next::Garbage, Manner::Overwritten))
+    }),
+    ("the file is truncated, no HUP", |c, s| {
+        under_load(c, s, |running| running.deploy(2, Next::Empty, Manner::Overwritten))
+    }),
+    ("the file is truncated, then HUP", |c, s| deployed(c, s, Next::Empty, Manner::Overwritten)),
     ("a broken version, then a good one", |c, s| {
         under_load(c, s, |running| {
             running.deploy(2, Next::Fails, Manner::Renamed);
@@ -62,7 +84,7 @@ const ROWS: &[(&str, Accident)] = &[
             running.hup();
         })
     }),
-    ("HUP with a full queue", full_queue),
+    ("HUP with a full queue, three times", full_queue),
     ("an address comes, an address goes", |c, s| {
         if !c.rebinds() {
             return None;
@@ -77,24 +99,55 @@ const ROWS: &[(&str, Accident)] = &[
     }),
     ("USR2, then TERM to the old master", usr2),
     ("TERM with requests queued and at work", term),
+    (KILLS, |c, s| {
+        under_load(c, s, |running| {
+            for _ in 0..10 {
+                if let Some(worker) = running.workers().first() {
+                    process::send(*worker, Signal::SIGKILL);
+                }
+                thread::sleep(Duration::from_millis(700));
+            }
+        })
+    }),
 ];
 
-/// Prints the table as Markdown, rows as they are done on standard error.
-pub(crate) fn table(filter: &str) {
-    let candidates = Candidate::all();
+/// The row in which requests are lost by design: those that the process had in hand.
+const KILLS: &str = "`kill -9` of a worker, ten times";
+
+/// Prints the table as Markdown, cells as they are done on standard error. Whether ours lost nothing that it may not lose.
+pub(crate) fn table(row_filter: &str, server_filter: &str) -> bool {
+    let mut candidates = Candidate::all();
+    candidates.retain(|candidate| candidate.name().contains(server_filter));
     let names: Vec<String> = candidates.iter().map(Candidate::name).collect();
     let mut text = format!("| what happens | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
-    for (row, accident) in ROWS.iter().filter(|(row, _)| row.contains(filter)) {
+    let mut kept_word = true;
+    for (row, accident) in ROWS.iter().filter(|(row, _)| row.contains(row_filter)) {
         let _ = write!(text, "| {row} |");
         for (candidate, name) in candidates.iter().zip(&names) {
             let site = Site::new("reliability");
-            let cell = accident(candidate, &site).map_or_else(|| "–".to_owned(), |cell| cell.to_string());
-            eprintln!("{row}; {name}: {cell}");
+            let cell = accident(candidate, &site);
+            if let (Candidate::Rgunicorn(_), Some(cell)) = (candidate, &cell)
+                && *row != KILLS
+                && (cell.lost > 0 || !cell.serves)
+            {
+                kept_word = false;
+                eprintln!("{}", site.read("server.log"));
+            }
+            let cell = cell.map_or_else(|| "–".to_owned(), |cell| cell.to_string());
+            eprintln!("{row}; {name}: {cell} ({})", load_average());
             let _ = write!(text, " {cell} |");
         }
         text.push('\n');
     }
-    println!("{text}");
+    println!("{text}\n{}", load_average());
+    kept_word
+}
+
+/// How busy the machine is.
+pub(crate) fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("load average {} on {cores} cores", text.split(' ').take(3).collect::<Vec<_>>().join(" "))
 }
 
 impl std::fmt::Display for Cell {
@@ -104,7 +157,7 @@ impl std::fmt::Display for Cell {
         if !serves {
             return f.write_str(", down");
         }
-        write!(f, ", slowest {}", brief(*slowest))
+        write!(f, ", {}", brief(*slowest))
     }
 }
 
@@ -122,20 +175,33 @@ fn deployed(candidate: &Candidate, site: &Site, next: Next, manner: Manner) -> O
     })
 }
 
-/// Clients that open a connection for each request, before, while and after something happens.
+/// Clients before, while and after something happens: some open a connection for each request, some keep theirs if the
+/// server does.
 fn under_load(candidate: &Candidate, site: &Site, happens: impl FnOnce(&mut Running<'_>)) -> Option<Cell> {
     let mut running = candidate.start(site, BACKLOG);
-    let load = Load::start(&running.address(), Plan::versions(CLIENTS).paced(Duration::from_millis(1)));
+    let loads = clients(&running, candidate);
     thread::sleep(Duration::from_secs(1));
     happens(&mut running);
     thread::sleep(AFTER);
-    Some(Cell::of(&load.stop(), running.address().get("/version").is_ok()))
+    Some(Cell::of(loads, running.address().get("/version").is_ok()))
+}
+
+fn clients(running: &Running<'_>, candidate: &Candidate) -> Vec<Load> {
+    let plan = || Plan::versions(CLIENTS).paced(Duration::from_millis(2));
+    let mut loads = vec![Load::start(&running.address(), plan())];
+    if candidate.keeps_alive() {
+        loads.push(Load::start(&running.address(), Plan { clients: KEPT, ..plan().kept(KEEP_ALIVE) }));
+    }
+    loads
 }
 
 impl Cell {
-    fn of(report: &Report, serves: bool) -> Self {
-        let lost = report.failures.len();
-        Self { lost, asked: report.answered() + lost as u64, slowest: report.slowest, serves }
+    fn of(loads: Vec<Load>, serves: bool) -> Self {
+        let reports: Vec<Report> = loads.into_iter().map(Load::stop).collect();
+        let lost = reports.iter().map(|report| report.failures.len()).sum();
+        let asked = reports.iter().map(Report::answered).sum::<u64>() + lost as u64;
+        let slowest = reports.iter().map(|report| report.slowest).max().unwrap_or_default();
+        Self { lost, asked, slowest, serves }
     }
 }
 
@@ -157,7 +223,7 @@ fn full_queue(candidate: &Candidate, site: &Site) -> Option<Cell> {
         running.hup();
         thread::sleep(Duration::from_secs(2));
     }
-    Some(Cell::of(&load.stop(), running.address().get("/version").is_ok()))
+    Some(Cell::of(vec![load], running.address().get("/version").is_ok()))
 }
 
 fn usr2(candidate: &Candidate, site: &Site) -> Option<Cell> {
@@ -165,17 +231,16 @@ fn usr2(candidate: &Candidate, site: &Site) -> Option<Cell> {
         return None;
     }
     let mut running = candidate.start(site, BACKLOG);
-    let load = Load::start(&running.address(), Plan::versions(CLIENTS).paced(Duration::from_millis(1)));
+    let loads = clients(&running, candidate);
     thread::sleep(Duration::from_secs(1));
     let heir = running.replace_master();
     thread::sleep(Duration::from_secs(2));
-    let cell = Cell::of(&load.stop(), heir.is_some_and(process::runs));
-    Some(cell)
+    Some(Cell::of(loads, heir.is_some_and(process::runs)))
 }
 
 /// 24 requests of half a second, more than can be at work at once, then TERM: how many get their answer.
 fn term(candidate: &Candidate, site: &Site) -> Option<Cell> {
-    let running = candidate.start(site, BACKLOG);
+    let mut running = candidate.start(site, BACKLOG);
     let mut clients: Vec<Connection> = Vec::new();
     for _ in 0..24 {
         let mut client = Connection::open(&running.address()).ok()?;
@@ -192,7 +257,6 @@ fn term(candidate: &Candidate, site: &Site) -> Option<Cell> {
         .filter(|answer| !matches!(answer, Ok(response) if response.status == 200))
         .count();
     let slowest = begin.elapsed();
-    let mut running = running;
     let ended = within(Duration::from_secs(40), || !running.runs()).is_some();
     Some(Cell { lost, asked, slowest, serves: ended })
 }
