@@ -21,7 +21,7 @@ const SIZE_LIMIT: u64 = 1 << 30;
 /// A younger file gets a second full look.
 const YOUNG: Duration = Duration::from_secs(2);
 /// Between the looks at a young file.
-const BETWEEN: Duration = Duration::from_millis(100);
+pub(super) const BETWEEN: Duration = Duration::from_millis(100);
 /// Between the looks at a file that is not whole.
 const RETRY: Duration = Duration::from_millis(50);
 /// A file that is not whole and has not changed for so long never will be.
