@@ -225,3 +225,26 @@ fn an_address_that_stays_busy_ends_the_start_and_a_term_ends_the_waiting() {
         site.leftovers()
     );
 }
+
+/// Somebody has tidied up too much: nobody can connect any more, and a HUP is the way out.
+#[test]
+fn a_socket_whose_file_is_gone_is_bound_again_by_a_reload() {
+    let site = site("file_gone");
+    let server = bind(site.launch(), &["127.0.0.1:0", "unix:s"]).start();
+    let [tcp, unix] = server.addresses() else { panic!("{:?}", server.addresses()) };
+    let load = Load::start(tcp, Plan::versions(2));
+    fs::remove_file(site.join("s")).expect("it is there");
+    assert!(unix.get("/version").is_err(), "its file is gone");
+    server.reload_well();
+    assert_eq!(unix.get("/version").expect("it is bound again").text(), "INSPECT-VERSION:1");
+    assert_eq!(server.messages("was gone; it is bound again").len(), 1, "{}", server.log());
+    // What somebody else has put there is his.
+    fs::remove_file(site.join("s")).expect("it is there");
+    let other = UnixListener::bind(site.join("s")).expect("its name is free");
+    server.reload_well();
+    drop(other);
+    load.more(20);
+    load.stop().expect_flawless();
+    fs::remove_file(site.join("s")).expect("it is the test's");
+    server.finish();
+}

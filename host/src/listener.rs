@@ -397,6 +397,16 @@ impl Listener {
         }
     }
 
+    /// Whether the file that we made at our path is gone, and nothing is in its place: nobody can connect any more.
+    pub fn is_lost(&self) -> bool {
+        match (&self.actual, self.file) {
+            (BindKind::Unix(path), Some(_)) if self.is_ours() => {
+                fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            }
+            _ => false,
+        }
+    }
+
     fn unlink(&self) {
         if let BindKind::Unix(path) = &self.actual
             && self.owns_file()

@@ -403,7 +403,20 @@ impl Arbiter {
         };
         let mut listeners = Vec::with_capacity(addresses.len());
         for address in &addresses {
-            match keep(address).map_or_else(|| bind(address).map(Rc::new), Ok) {
+            let kept = match keep(address) {
+                Some(kept) if kept.is_lost() => match bind(address) {
+                    Ok(new) => {
+                        log::warn!("the file of {new} was gone; it is bound again");
+                        Some(Rc::new(new))
+                    }
+                    Err(error) => {
+                        log::warn!("the file of {kept} is gone: {error}");
+                        Some(kept)
+                    }
+                },
+                kept => kept,
+            };
+            match kept.map_or_else(|| bind(address).map(Rc::new), Ok) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
                     close_unshared(listeners);
