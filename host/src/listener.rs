@@ -539,7 +539,7 @@ mod tests {
     }
 
     fn unix(path: &Path) -> BindAddress {
-        address(&format!("unix:{}", path.display()))
+        BindAddress { text: format!("unix:{}", path.display()), kind: BindKind::Unix(path.to_owned()) }
     }
 
     fn tcp(listener: &Listener) -> SocketAddr {

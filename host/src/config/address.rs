@@ -69,7 +69,16 @@ impl BindAddress {
                 }
                 return Ok(Self { text: text.to_owned(), kind: BindKind::Abstract(name.to_owned()) });
             }
-            return Ok(Self { text: text.to_owned(), kind: BindKind::Unix(directory.join(path)) });
+            let path = directory.join(path);
+            let length = path.as_os_str().len();
+            // The listener finds that as well, but `check` binds nothing.
+            if length > LONGEST_NAME {
+                return Err(format!(
+                    "the path {} has {length} bytes and a Unix socket's may have {LONGEST_NAME}; choose a shorter one",
+                    path.display()
+                ));
+            }
+            return Ok(Self { text: text.to_owned(), kind: BindKind::Unix(path) });
         }
         if let Some(descriptor) = text.strip_prefix("fd://") {
             return Ok(Self { text: text.to_owned(), kind: passed(descriptor)? });
@@ -158,6 +167,9 @@ mod tests {
             let got = BindAddress::resolve(text, Path::new("/d")).map(|address| address.kind);
             assert_eq!(got, Ok(BindKind::Tcp(expected.parse().unwrap())), "{text}");
         }
+        let long = format!("unix:{}", "p".repeat(105));
+        let error = BindAddress::resolve(&long, Path::new("/d")).unwrap_err();
+        assert!(error.contains("has 108 bytes and a Unix socket's may have 107"), "{error}");
         for (text, expected) in [("unix:/r/s", "/r/s"), ("unix:///r/s", "/r/s"), ("unix:s", "/d/s")] {
             let got = BindAddress::resolve(text, Path::new("/d")).map(|address| address.kind);
             assert_eq!(got, Ok(BindKind::Unix(PathBuf::from(expected))), "{text}");
