@@ -48,3 +48,12 @@ pub mod prelude {
     pub use crate::{export_app, export_hooks};
     pub use log;
 }
+
+/// Pages for authors: what they show in Rust is compiled with the examples of this crate.
+#[cfg(all(doctest, feature = "kit", feature = "settings", feature = "tower"))]
+mod pages {
+    #[doc = include_str!("../../docs/APPLICATIONS.md")]
+    mod applications {}
+    #[doc = include_str!("../../docs/HOOKS.md")]
+    mod hooks {}
+}
