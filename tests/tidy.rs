@@ -34,7 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clap_mangen", &["tests/xtask/"]),
     ("abi_stable", &["worker-api/src/abi.rs", "worker-api/src/abi/"]),
     ("httparse", &["plugins/http1/", "host/src/monitor/http.rs"]),
-    ("rgunicorn_http1", &["plugins/", "tests/fixtures/", "host/src/new/worker/"]),
+    ("rgunicorn_http1", &["plugins/", "tests/fixtures/", "tests/peers/interface/", "host/src/new/worker/"]),
     // Looking up a name loads libraries into the process that asks: the probe does, the master never.
     ("to_socket_addrs", &["host/src/config/", "tests/"]),
     ("from_name", &["host/src/config/identity.rs", "tests/"]),
