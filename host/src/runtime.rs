@@ -7,6 +7,7 @@
 //! What a newcomer would get wrong: commands and signals arrive on the watch thread, not on the one that serves. A
 //! class that is stuck in an application still reports, still drains its other work, and can still be ended.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -49,6 +50,12 @@ pub struct Inherited {
     pub foreign: bool,
 }
 
+thread_local! {
+    /// Whether this is the thread that called [`HostServices::ready`]: the worker's main one, which has counters of its
+    /// own.
+    static MAIN: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The host inside one process that runs plugins; lives as long as the process.
 #[expect(missing_debug_implementations, reason = "tables of functions and raw addresses")]
 pub struct Runtime {
@@ -69,6 +76,8 @@ pub struct Runtime {
     events: AtomicU32,
     /// The master has let the worker begin.
     go: AtomicBool,
+    /// The class has a main thread.
+    has_main: AtomicBool,
     /// The class has returned.
     finished: AtomicBool,
     apps: Mutex<Apps>,
@@ -206,6 +215,7 @@ impl Runtime {
             state: AtomicU32::new(State::Running as u32),
             events: AtomicU32::new(0),
             go: AtomicBool::new(false),
+            has_main: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             apps: Mutex::new(Apps::default()),
             access_log: OnceLock::new(),
@@ -647,6 +657,10 @@ impl HostServices for Runtime {
     fn ready(&self) -> State {
         self.slot.set_stage("waiting for the master's go");
         self.slot.heartbeat(monotonic_ns());
+        // The first, should a class call it twice: two threads would lose each other's counts.
+        if !self.has_main.swap(true, Ordering::Relaxed) {
+            MAIN.set(true);
+        }
         crate::plugin::log_panics();
         self.slot.set_ready();
         self.wake_master();
@@ -718,7 +732,11 @@ impl HostServices for Runtime {
             self.slot.end_request(token);
         }
         let duration = token.map(|token| age_of(token, now));
-        self.slot.count_request(record.status, record.bytes_in, record.body_bytes, duration);
+        if MAIN.get() {
+            self.slot.count_request_alone(record.status, record.bytes_in, record.body_bytes, duration);
+        } else {
+            self.slot.count_request(record.status, record.bytes_in, record.body_bytes, duration);
+        }
         if let Some(log) = self.access_log.get() {
             lock(log).write(&AccessRecord {
                 remote_address: match record.peer {

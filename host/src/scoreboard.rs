@@ -86,7 +86,11 @@ mod word {
     pub(super) const REQUESTS: usize = (MESSAGE_TEXT + 1 + MESSAGE / 8).next_multiple_of(8);
     /// A word for each status from 100 to 599.
     pub(super) const CODES: usize = REQUESTS + requests::WORDS;
-    pub(super) const COUNT: usize = CODES + super::CODES;
+    /// What the worker's main thread has counted of requests, apart from all others: the words from `BYTES_IN` up to
+    /// `QUEUE_SUM` and those of `CODES` once more, so that it need not share a word with anybody who writes.
+    pub(super) const MAIN: usize = (CODES + super::CODES).next_multiple_of(8);
+    pub(super) const MAIN_CODES: usize = MAIN + QUEUE_SUM - BYTES_IN;
+    pub(super) const COUNT: usize = MAIN_CODES + super::CODES;
 }
 
 /// A multiple of a cache line, so that two workers never write to the same one.
@@ -215,9 +219,11 @@ impl Scoreboard {
     pub fn statuses(&self) -> [u64; CODES] {
         let mut sums = [0_u64; CODES];
         for slot in 0..self.bound(bound::LIVED) {
-            let counts: [u64; CODES] = counters::words(&self.slots[slot][word::CODES..]);
-            for (sum, count) in sums.iter_mut().zip(counts) {
-                *sum = sum.wrapping_add(count);
+            for codes in [word::CODES, word::MAIN_CODES] {
+                let counts: [u64; CODES] = counters::words(&self.slots[slot][codes..]);
+                for (sum, count) in sums.iter_mut().zip(counts) {
+                    *sum = sum.wrapping_add(count);
+                }
             }
         }
         sums
@@ -432,22 +438,28 @@ impl SlotWriter {
 
     /// Counts a finished request; status 0 is none, and so is the duration of one that could not be parsed.
     pub fn count_request(&self, status: u16, bytes_in: u64, bytes_out: u64, duration: Option<Duration>) {
-        let count = |word: usize, by: u64| self.words[word].fetch_add(by, Ordering::Relaxed);
-        count(word::BYTES_IN, bytes_in);
-        count(word::BYTES_OUT, bytes_out);
-        let class = match status {
-            100..=599 => usize::from(status / 100) - 1,
-            _ => 5,
+        let count = |word: usize, by: u64| {
+            self.words[word].fetch_add(by, Ordering::Relaxed);
         };
-        count(word::STATUS + class, 1);
-        if class < 5 {
-            count(word::CODES + usize::from(status) - 100, 1);
-        }
-        if let Some(duration) = duration {
-            let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-            count(word::LATENCY + counters::latency_bucket(micros), 1);
-            count(word::LATENCY_SUM, micros);
-        }
+        let finished = Finished { status, bytes_in, bytes_out, duration };
+        finished.count(0, word::CODES, count);
+    }
+
+    /// As [`SlotWriter::count_request`], for one thread of the process and no other: the words that it counts in are its
+    /// own, which costs a sixth of counting in shared ones.
+    pub fn count_request_alone(
+        &self,
+        status: u16,
+        bytes_in: u64,
+        bytes_out: u64,
+        duration: Option<Duration>,
+    ) {
+        let count = |word: usize, by: u64| {
+            let word = &self.words[word];
+            word.store(word.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        };
+        let finished = Finished { status, bytes_in, bytes_out, duration };
+        finished.count(word::MAIN - word::BYTES_IN, word::MAIN_CODES, count);
     }
 
     /// Where the crash handler writes.
@@ -471,6 +483,37 @@ impl SlotWriter {
             self.words[word::RANGE + 3 * count + offset].store(value, Ordering::Relaxed);
         }
         self.words[word::RANGE_COUNT].store(count as u64 + 1, Ordering::Release);
+    }
+}
+
+/// A request that is to be counted.
+struct Finished {
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration: Option<Duration>,
+}
+
+impl Finished {
+    /// Calls `count` with each word and what is to be added to it. `offset` is where the words lie, from their names on;
+    /// `codes` is where those of the statuses begin.
+    #[inline]
+    fn count(&self, offset: usize, codes: usize, count: impl Fn(usize, u64)) {
+        count(offset + word::BYTES_IN, self.bytes_in);
+        count(offset + word::BYTES_OUT, self.bytes_out);
+        let class = match self.status {
+            100..=599 => usize::from(self.status / 100) - 1,
+            _ => 5,
+        };
+        count(offset + word::STATUS + class, 1);
+        if class < 5 {
+            count(codes + usize::from(self.status) - 100, 1);
+        }
+        if let Some(duration) = self.duration {
+            let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+            count(offset + word::LATENCY + counters::latency_bucket(micros), 1);
+            count(offset + word::LATENCY_SUM, micros);
+        }
     }
 }
 
@@ -576,20 +619,31 @@ impl SlotView {
     /// What was counted here, over the life of the master.
     pub fn counters(&self) -> Counters {
         let word = |word: usize| self.words[word].load(Ordering::Relaxed);
-        Counters {
+        let mut counters = Counters {
             accepted: word(word::ACCEPTED),
-            statuses: counters::words(&self.words[word::STATUS..]),
-            bytes_in: word(word::BYTES_IN),
-            bytes_out: word(word::BYTES_OUT),
-            latency: Histogram {
-                buckets: counters::words(&self.words[word::LATENCY..]),
-                sum: word(word::LATENCY_SUM),
-            },
             queue: Histogram {
                 buckets: counters::words(&self.words[word::QUEUE..]),
                 sum: word(word::QUEUE_SUM),
             },
             longest_queue: word(word::QUEUE_LONGEST),
+            ..self.requests(0)
+        };
+        counters.add(&self.requests(word::MAIN - word::BYTES_IN));
+        counters
+    }
+
+    /// The counters of requests, of all threads but the main one, or of that: by where they lie.
+    fn requests(&self, offset: usize) -> Counters {
+        let word = |word: usize| self.words[offset + word].load(Ordering::Relaxed);
+        Counters {
+            statuses: counters::words(&self.words[offset + word::STATUS..]),
+            bytes_in: word(word::BYTES_IN),
+            bytes_out: word(word::BYTES_OUT),
+            latency: Histogram {
+                buckets: counters::words(&self.words[offset + word::LATENCY..]),
+                sum: word(word::LATENCY_SUM),
+            },
+            ..Counters::default()
         }
     }
 
@@ -636,7 +690,7 @@ mod tests {
         let sampled = (0..32).filter(|_| writer.connection_opened()).count();
         assert_eq!(sampled, 2);
         writer.begin_request(b"GET", b"/", 1000);
-        writer.count_request(200, 10, 20, Some(Duration::from_micros(17)));
+        writer.count_request_alone(200, 10, 20, Some(Duration::from_micros(17)));
         writer.count_request(0, 1, 0, None);
         writer.count_queue(3);
         writer.set_message("gone");
@@ -653,6 +707,25 @@ mod tests {
         assert_eq!((view.open_connections(), view.active_requests(), view.message()), (0, 0, None));
         board.claim(1, 3, 1).count_request(200, 1, 1, None);
         assert_eq!(board.totals().requests(), 3);
+        let statuses = board.statuses();
+        assert_eq!((statuses[100], statuses.iter().sum::<u64>()), (2, 2));
+    }
+
+    /// What the main thread counts and what the others count is told apart by where it lies, and by nothing else.
+    #[test]
+    fn the_main_thread_counts_as_any_other() {
+        let board = Scoreboard::new(2).unwrap();
+        let writers = [board.claim(0, 1, 1), board.claim(1, 2, 1)];
+        for status in (0..1000).step_by(7) {
+            for micros in [None, Some(0), Some(17), Some(90_000_000)] {
+                let duration = micros.map(Duration::from_micros);
+                writers[0].count_request(status, 3, 5, duration);
+                writers[1].count_request_alone(status, 3, 5, duration);
+            }
+        }
+        let [shared, alone] = [0, 1].map(|slot| board.view(slot).counters());
+        assert_eq!(shared, alone);
+        assert_eq!(board.totals().requests(), 2 * shared.requests());
     }
 
     /// A board with workers of generation 1 that serve and hold as many connections.
