@@ -32,7 +32,12 @@ impl DateCache {
 
     /// Sets the date; costs a comparison if the second is the same. Times before 1970 count as 1970.
     pub fn update(&mut self, now: SystemTime) {
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).min(LAST);
+        self.set(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+    }
+
+    /// As [`DateCache::update`], by the seconds since 1970.
+    pub(crate) fn set(&mut self, second: u64) {
+        let second = second.min(LAST);
         if second == self.second {
             return;
         }
@@ -40,6 +45,11 @@ impl DateCache {
         let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(second));
         let mut line = &mut self.line[..];
         write!(line, "Date: {date}\r\n").expect("an IMF-fixdate has 29 octets");
+    }
+
+    /// What the date was set to.
+    pub(crate) fn second(&self) -> u64 {
+        self.second
     }
 
     /// `Date: …` with its CRLF.

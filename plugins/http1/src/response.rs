@@ -216,6 +216,92 @@ impl Drop for ResponseHead<'_> {
     }
 }
 
+/// What, beside its fields, makes a final head what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeadKey {
+    exchange: Exchange,
+    status: u16,
+    whole: Option<usize>,
+    fields: usize,
+    second: u64,
+}
+
+impl HeadKey {
+    /// Of the answer `status` with so many fields and a body of which `whole` octets lie ready, at this date.
+    pub(crate) fn new(
+        exchange: Exchange,
+        status: u16,
+        whole: Option<usize>,
+        fields: usize,
+        date: &DateCache,
+    ) -> Self {
+        Self { exchange, status, whole, fields, second: date.second() }
+    }
+}
+
+/// The final head that was made last: many an application begins all its answers alike, and octets that were judged need
+/// no second judgement. It is a matter of speed only; a head that is repeated is the one that would be made.
+#[derive(Debug, Default)]
+pub(crate) struct LastHead {
+    made: Option<(HeadKey, Sent)>,
+    /// Names and values, with NUL behind each, which neither may hold: where there are as many fields, the same octets
+    /// are the same fields.
+    fields: Vec<u8>,
+    octets: Vec<u8>,
+}
+
+impl LastHead {
+    /// Longer heads are not kept.
+    const KEPT: usize = 1024;
+
+    /// Appends the head if it is that of `key` and `fields`.
+    pub(crate) fn repeat<'f>(
+        &self,
+        out: &mut Vec<u8>,
+        key: HeadKey,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+    ) -> Option<Sent> {
+        let (made, sent) = self.made?;
+        if made != key {
+            return None;
+        }
+        let mut rest = &self.fields[..];
+        for (name, value) in fields {
+            for part in [name, value] {
+                rest = rest.strip_prefix(part)?.strip_prefix(b"\0")?;
+            }
+        }
+        rest.is_empty().then(|| out.extend_from_slice(&self.octets)).map(|()| sent)
+    }
+
+    /// Keeps a head that was made of `key` and `fields`, and hence has passed.
+    pub(crate) fn learn<'f>(
+        &mut self,
+        octets: &[u8],
+        key: HeadKey,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        sent: Sent,
+    ) {
+        self.made = None;
+        if octets.len() > Self::KEPT {
+            return;
+        }
+        self.fields.clear();
+        for (name, value) in fields {
+            for part in [name, b"\0", value, b"\0"] {
+                self.fields.extend_from_slice(part);
+            }
+            // Fields that are no part of the head may be long.
+            if self.fields.len() > Self::KEPT {
+                return;
+            }
+        }
+        self.octets.clear();
+        self.octets.extend_from_slice(octets);
+        self.made = Some((key, sent));
+    }
+}
+
 /// A whole final head in one call.
 pub fn response_head<'f>(
     out: &mut Vec<u8>,
@@ -443,6 +529,45 @@ mod tests {
     fn lines(exchange: Exchange, status: u16, fields: Fields, known: Option<u64>) -> Vec<String> {
         let (text, _) = head(exchange, status, fields, known).unwrap();
         text.trim_end().split("\r\n").skip(1).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_head_is_repeated_only_if_all_of_it_is_the_same() {
+        let key = |status, whole, fields, second| {
+            let date = DateCache::new(UNIX_EPOCH + std::time::Duration::from_secs(second));
+            HeadKey::new(HTTP11, status, whole, fields, &date)
+        };
+        let sent = Sent { framing: ResponseFraming::Length(2), keep_alive: true };
+        let made: &[(&[u8], &[u8])] = &[(b"A", b"b"), (b"C", b"d")];
+        let mut last = LastHead::default();
+        let repeated = |last: &LastHead, key, fields: &[(&'static [u8], &'static [u8])]| {
+            let mut out = b"before".to_vec();
+            let repeated = last.repeat(&mut out, key, fields.iter().copied());
+            assert_eq!(out, if repeated.is_some() { &b"beforehead"[..] } else { b"before" });
+            repeated == Some(sent)
+        };
+        assert!(!repeated(&last, key(200, Some(2), 2, 1), made), "there is none yet");
+        last.learn(b"head", key(200, Some(2), 2, 1), made.iter().copied(), sent);
+        assert!(repeated(&last, key(200, Some(2), 2, 1), made));
+        for other in [key(201, Some(2), 2, 1), key(200, None, 2, 1), key(200, Some(2), 2, 2)] {
+            assert!(!repeated(&last, other, made));
+        }
+        let head = HeadKey::new(HEAD, 200, Some(2), 2, &DateCache::new(UNIX_EPOCH));
+        assert!(!repeated(&last, head, made));
+        for fields in [
+            &[(&b"A"[..], &b"b"[..]), (b"C", b"D")][..],
+            &[(b"A", b"b"), (b"C", b"")],
+            &[(b"A", b"bC"), (b"", b"d")],
+            &[(b"A", b"b"), (b"C", b"de")],
+            // Two of which one is forged.
+            &[(b"A\0b", b"C"), (b"d", b"")],
+        ] {
+            assert!(!repeated(&last, key(200, Some(2), 2, 1), fields), "{fields:?}");
+        }
+        let forged: &[(&[u8], &[u8])] = &[(b"A\0b\0C", b"d")];
+        assert!(!repeated(&last, key(200, Some(2), 1, 1), forged), "one for two");
+        last.learn(&[b'x'; 2000], key(200, Some(2), 2, 1), made.iter().copied(), sent);
+        assert!(!repeated(&last, key(200, Some(2), 2, 1), made), "too long to be kept");
     }
 
     #[test]

@@ -769,7 +769,7 @@ where
         let (caller, head) = (hostage.caller.clone(), &hostage.head);
         let memory = Memory::default();
         let mut connection = Connection::with_head(socket, caller, Scheme::Http, rules, head, memory)?;
-        let exchange = connection.polled(rules, b"", false, host, Waker::noop().clone());
+        let exchange = connection.polled(rules, b"", false, host, Waker::noop());
         exchange.set_token(hostage.token);
         Some(with(&exchange))
     }

@@ -380,7 +380,7 @@ impl Service {
         let has_next = connection.has_next();
         let limited = shared.request_timeout.is_some() && matches!(way, Way::CallOn(..));
         let copy = limited.then(|| (connection.caller().clone(), connection.head().to_vec()));
-        let exchange = connection.polled(&shared.rules, prefix, true, host, wakers.changed.clone());
+        let mut exchange = connection.polled(&shared.rules, prefix, true, host, &wakers.changed);
         let token = host.request_begin(&exchange);
         exchange.set_token(token);
         bell.set_token(token);

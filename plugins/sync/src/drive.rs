@@ -122,7 +122,7 @@ pub(crate) fn answer(
     let bits = &server.signal.0;
     let changed = Waker::from(Arc::new(Changed(Arc::clone(bits))));
     let woken = Waker::from(Arc::new(Woken(Arc::clone(bits))));
-    let exchange = connection.polled(&server.rules, mounted.prefix, false, host, changed);
+    let exchange = connection.polled(&server.rules, mounted.prefix, false, host, &changed);
     let token = host.request_begin(&exchange);
     exchange.set_token(token);
     let mut wait = Wait { server, client, exchange: &exchange, token, hung_up: false };

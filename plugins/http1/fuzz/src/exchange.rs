@@ -118,14 +118,14 @@ fn hold(rules: &Rules, wire: wire::Memory, way: Way, application: &mut dyn Appli
                 (exchange.head().method.to_vec(), ended)
             }
             Face::Waiting => {
-                let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop().clone());
+                let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop());
                 let waiting = exchange.waiting();
                 let verdict = called(exchange.refused(), &waiting, &|| {}, application);
                 let ended = waiting.conclude(verdict);
                 (exchange.head().method.to_vec(), ended)
             }
             Face::Polled => {
-                let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop().clone());
+                let mut exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop());
                 if gathers {
                     exchange.gather();
                 }

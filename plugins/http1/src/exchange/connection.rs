@@ -38,8 +38,9 @@ use crate::response;
 
 /// Where reading a head begins; most are shorter.
 const FIRST_READ: usize = 8 * 1024;
-/// Longer buffers are not kept for the next connection.
-const KEPT: usize = 64 * 1024;
+/// Longer buffers are not kept for the next connection: a head and a body that is received ahead of its exchange fit
+/// into this.
+const KEPT: usize = 80 * 1024;
 
 /// Octets read beyond the head's buffer.
 #[derive(Debug, Default)]
@@ -110,6 +111,8 @@ pub struct Caller {
     client: Option<Box<Address>>,
     /// Nothing but a PROXY protocol header, or a part of one, was received yet.
     at_preface: bool,
+    /// Whether the other end is a proxy that is believed, once that was asked.
+    believed: Option<bool>,
 }
 
 impl Caller {
@@ -123,7 +126,7 @@ impl Caller {
 /// Of a connection that was just accepted.
 impl From<Address> for Caller {
     fn from(peer: Address) -> Self {
-        Self { peer, client: None, at_preface: true }
+        Self { peer, client: None, at_preface: true, believed: None }
     }
 }
 
@@ -135,6 +138,9 @@ pub struct Connection<W> {
     /// Of this request, as a trusted proxy may have told.
     request_scheme: Scheme,
     memory: Box<Buffers>,
+    /// Where in the input this request begins. All that is behind a request that was served stays where it is until
+    /// there is something to be read.
+    begin: usize,
     filled: usize,
     parsed: usize,
     head_len: usize,
@@ -165,6 +171,7 @@ impl<W: Wire> Connection<W> {
             scheme,
             request_scheme: scheme,
             memory,
+            begin: 0,
             filled: 0,
             parsed: 0,
             head_len: 0,
@@ -266,6 +273,7 @@ impl<W: Wire> Connection<W> {
                     return Arrival::Partial;
                 }
             }
+            self.move_forward();
             if self.filled == self.memory.input.len() {
                 // The parser refuses before this grows beyond the limit and one doubling.
                 self.memory.input.resize((self.filled * 2).max(FIRST_READ), 0);
@@ -292,25 +300,42 @@ impl<W: Wire> Connection<W> {
         }
     }
 
+    /// What was received of this request, and behind it.
+    fn octets(&self) -> &[u8] {
+        &self.memory.input[self.begin..][..self.filled]
+    }
+
+    /// Makes room for reading.
+    fn move_forward(&mut self) {
+        if self.begin > 0 {
+            self.memory.input.copy_within(self.begin..self.begin + self.filled, 0);
+            self.begin = 0;
+        }
+    }
+
     /// Looks for a whole head in what was received, behind a PROXY protocol header if there is one.
     fn parse(&mut self, rules: &Rules) -> Result<Progress, Error> {
         if self.caller.at_preface && !self.take_preface(rules)? {
             return Ok(Progress::Partial);
         }
-        let octets = &self.memory.input[..self.filled];
+        let octets = &self.memory.input[self.begin..][..self.filled];
         let Rules { limits, leniency, forwarded, .. } = rules;
+        let Caller { peer, believed, .. } = &mut self.caller;
+        let believed = *believed.get_or_insert_with(|| forwarded.allow.has(peer));
         let head = &mut self.memory.head;
-        let progress =
-            head.parse_forwarded(octets, limits, leniency, forwarded.headers_of(&self.caller.peer))?;
+        let progress = head.parse_forwarded(octets, limits, leniency, forwarded.headers_of(believed))?;
         if let Progress::Complete { .. } = progress {
-            self.request_scheme = forwarded.scheme(&self.caller.peer, head, octets, self.scheme)?;
+            self.request_scheme = match believed {
+                true => forwarded.scheme(head, octets, self.scheme)?,
+                false => self.scheme,
+            };
         }
         Ok(progress)
     }
 
     /// Takes a PROXY protocol header out of the input; `false` if there may still be one, or nothing is behind it.
     fn take_preface(&mut self, rules: &Rules) -> Result<bool, Error> {
-        let octets = &self.memory.input[..self.filled];
+        let octets = self.octets();
         let preface = match proxy::parse(octets, rules.proxy_protocol, rules.limits.head) {
             Ok(Preface::Partial) => return Ok(false),
             Ok(Preface::Absent) => {
@@ -324,7 +349,7 @@ impl<W: Wire> Connection<W> {
         let Preface::Complete { len, client } = preface else { return Ok(false) };
         self.caller.at_preface = false;
         self.caller.client = client.map(Box::new);
-        self.memory.input.copy_within(len..self.filled, 0);
+        self.begin += len;
         self.filled -= len;
         self.parsed = self.filled;
         Ok(self.filled > 0)
@@ -373,13 +398,13 @@ impl<W: Wire> Connection<W> {
     /// The octets of a head that is complete.
     #[must_use]
     pub fn head(&self) -> &[u8] {
-        &self.memory.input[..self.head_len]
+        &self.octets()[..self.head_len]
     }
 
     /// The request-target of a head that is complete, by which the application is selected.
     #[must_use]
     pub fn target(&self) -> &[u8] {
-        self.memory.head.target(&self.memory.input[..self.filled])
+        self.memory.head.target(self.octets())
     }
 
     fn open<'c>(
@@ -390,7 +415,7 @@ impl<W: Wire> Connection<W> {
         watch: &'c dyn Watch,
     ) -> (Seen<'c>, Conversation<'c, W>) {
         let Buffers { input, head, spill, outlet, aside } = &mut *self.memory;
-        let octets = &input[..self.filled];
+        let octets = &input[self.begin..][..self.filled];
         spill.clear();
         outlet.unmark();
         let seen = Seen {
@@ -443,7 +468,7 @@ impl<W: Wire> Connection<W> {
         mount: &'c [u8],
         keep_alive: bool,
         watch: &'c dyn Watch,
-        changed: Waker,
+        changed: &'c Waker,
     ) -> Polled<'c, W> {
         let (seen, conversation) = self.open(rules, mount, keep_alive, watch);
         Polled::new(seen, conversation, changed)
@@ -451,15 +476,18 @@ impl<W: Wire> Connection<W> {
 
     /// Goes on to the next request after an exchange that kept the connection.
     pub fn next(&mut self, ended: &Ended) {
-        let input = &mut self.memory.input;
-        input.copy_within(self.filled - ended.rest..self.filled, 0);
+        self.begin += self.filled - ended.rest;
         self.filled = ended.rest;
-        let spilled = self.memory.spill.unread();
-        if self.filled + spilled.len() > input.len() {
-            input.resize(self.filled + spilled.len(), 0);
+        if !self.memory.spill.unread().is_empty() {
+            self.move_forward();
+            let Buffers { input, spill, .. } = &mut *self.memory;
+            let spilled = spill.unread();
+            if self.filled + spilled.len() > input.len() {
+                input.resize(self.filled + spilled.len(), 0);
+            }
+            input[self.filled..][..spilled.len()].copy_from_slice(spilled);
+            self.filled += spilled.len();
         }
-        input[self.filled..][..spilled.len()].copy_from_slice(spilled);
-        self.filled += spilled.len();
         self.memory.spill.clear();
         self.parsed = 0;
         self.looked = None;

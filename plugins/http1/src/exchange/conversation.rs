@@ -12,8 +12,9 @@ mod input;
 mod output;
 
 use std::cell::RefCell;
-use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
+use nix::time::{ClockId, clock_gettime};
 use rgunicorn_worker_api::error::Fault;
 
 use super::connection::Spill;
@@ -26,20 +27,27 @@ use crate::body::BodyDecoder;
 use crate::date::DateCache;
 use crate::error::Error;
 use crate::request::Exchange as Facts;
-use crate::response::ResponseFraming;
+use crate::response::{LastHead, ResponseFraming};
 use crate::write::BodyWriter;
 
 thread_local! {
-    static DATE: RefCell<Option<DateCache>> = const { RefCell::new(None) };
+    static HEADS: RefCell<Option<(DateCache, LastHead)>> = const { RefCell::new(None) };
 }
 
 /// Calls `with` with the date of now, formatted at most once a second on each thread.
 pub(super) fn dated<R>(with: impl FnOnce(&DateCache) -> R) -> R {
-    DATE.with_borrow_mut(|cache| {
-        let now = SystemTime::now();
-        let cache = cache.get_or_insert_with(|| DateCache::new(now));
-        cache.update(now);
-        with(cache)
+    with_last_head(|date, _| with(date))
+}
+
+/// The same, and the head that this thread has made last.
+pub(super) fn with_last_head<R>(with: impl FnOnce(&DateCache, &mut LastHead) -> R) -> R {
+    HEADS.with_borrow_mut(|heads| {
+        let (date, last) = heads.get_or_insert_with(|| (DateCache::new(UNIX_EPOCH), LastHead::default()));
+        // The seconds are all that is wanted, and the clock that is some milliseconds late costs a fifth of the exact one.
+        // It is there on every Linux, so that there is no error; before 1970 it is 1970.
+        let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |time| time.tv_sec());
+        date.set(now.try_into().unwrap_or(0));
+        with(date, last)
     })
 }
 

@@ -6,7 +6,7 @@
 //! What a newcomer gets wrong: any value of a scheme field but the one that means HTTPS means HTTP, also when the
 //! connection itself is secure. Two fields that disagree make the request ambiguous, and it is refused.
 
-use rgunicorn_worker_api::request::{Address, Scheme};
+use rgunicorn_worker_api::request::Scheme;
 use rgunicorn_worker_api::worker::Host;
 
 use super::allow_list::AllowList;
@@ -38,21 +38,15 @@ impl Forwarded {
         }
     }
 
-    /// The fields with an underscore that this peer may set.
-    pub(super) fn headers_of(&self, peer: &Address) -> &[String] {
-        if self.allow.has(peer) { &self.forwarder_headers } else { &[] }
+    /// The fields with an underscore that a peer may set, if it is believed.
+    pub(super) fn headers_of(&self, believed: bool) -> &[String] {
+        if believed { &self.forwarder_headers } else { &[] }
     }
 
-    /// The scheme that the fields of a peer tell, or else `own`, that of the connection.
-    pub(super) fn scheme(
-        &self,
-        peer: &Address,
-        head: &Head,
-        octets: &[u8],
-        own: Scheme,
-    ) -> Result<Scheme, Error> {
+    /// The scheme that the fields of a peer tell who is believed, or else `own`, that of the connection.
+    pub(super) fn scheme(&self, head: &Head, octets: &[u8], own: Scheme) -> Result<Scheme, Error> {
         let mut told = None;
-        if self.secure_scheme_headers.is_empty() || !self.allow.has(peer) {
+        if self.secure_scheme_headers.is_empty() {
             return Ok(own);
         }
         for (name, value) in head.fields(octets) {

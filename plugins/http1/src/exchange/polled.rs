@@ -170,7 +170,7 @@ pub struct Polled<'c, W> {
     /// The record wants the fields of the answer.
     keeps_fields: bool,
     inner: Mutex<Inner<'c, W>>,
-    changed: Waker,
+    changed: &'c Waker,
 }
 
 fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
@@ -178,7 +178,7 @@ fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
 }
 
 impl<'c, W: Wire> Polled<'c, W> {
-    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, changed: Waker) -> Self {
+    pub(super) fn new(seen: Seen<'c>, talk: Conversation<'c, W>, changed: &'c Waker) -> Self {
         let (refused, keeps_fields) = (talk.refused(), talk.rules.keep_response_fields);
         let inner = Inner {
             talk,
@@ -234,8 +234,8 @@ impl<'c, W: Wire> Polled<'c, W> {
     /// [`Connection::send`] comes first, and before any wait for the client.
     ///
     /// [`Connection::send`]: super::Connection::send
-    pub fn gather(&self) {
-        self.inner().talk.gathers = true;
+    pub fn gather(&mut self) {
+        self.inner.get_mut().unwrap_or_else(PoisonError::into_inner).talk.gathers = true;
     }
 
     /// Answers by itself, where no application is to be called.

@@ -633,7 +633,7 @@ fn poll_with(
     let woken = Arc::new(Counter::default());
     let waker = Waker::from(Arc::clone(&woken));
     let ended = {
-        let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop().clone());
+        let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop());
         let verdict = app(&exchange, &mut Context::from_waker(&waker), &woken);
         exchange.conclude(verdict);
         while exchange.is_sending() {

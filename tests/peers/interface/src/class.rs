@@ -166,7 +166,7 @@ impl Bench {
         if connection.receive(rules) != Arrival::Complete {
             return 0;
         }
-        let exchange = connection.polled(rules, b"", true, host, changed.clone());
+        let exchange = connection.polled(rules, b"", true, host, changed);
         let token = if told { host.request_begin(&exchange) } else { 0 };
         exchange.set_token(token);
         let verdict = answer(&exchange);

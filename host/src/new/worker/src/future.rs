@@ -41,7 +41,7 @@ pub(crate) fn answer(
     heard.set_nonblocking(true)?;
     bell.set_nonblocking(true)?;
     let waker = Waker::from(Arc::new(Bell(bell)));
-    let exchange = connection.polled(&worker.rules, mounted.prefix, false, host, waker.clone());
+    let exchange = connection.polled(&worker.rules, mounted.prefix, false, host, &waker);
     let token = host.request_begin(&exchange);
     exchange.set_token(token);
     let mut turns = Turns {

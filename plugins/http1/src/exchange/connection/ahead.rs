@@ -55,6 +55,7 @@ impl<W: Wire> Connection<W> {
             },
             BodyFraming::None | BodyFraming::Chunked => bound,
         };
+        self.move_forward();
         loop {
             let arrived = self.filled - self.head_len;
             let whole = match framing {

@@ -14,14 +14,14 @@ use rgunicorn_worker_api::error::Fault;
 use rgunicorn_worker_api::prelude::log;
 use rgunicorn_worker_api::request::Field;
 
-use super::{Conversation, Phase, dated};
+use super::{Conversation, Phase, dated, with_last_head};
 use crate::body::BodyDecoder;
 use crate::error::Error;
 use crate::exchange::outlet::Tail;
 use crate::exchange::seen::Seen;
 use crate::exchange::wire::{Wire, fault_of};
 use crate::request::{Exchange as Facts, MethodKind, Version};
-use crate::response::{self, ResponseFraming, ResponseHead};
+use crate::response::{self, HeadKey, ResponseFraming, ResponseHead};
 use crate::write::BodyWriter;
 
 /// Longest answers that gather, in octets.
@@ -129,7 +129,12 @@ impl<W: Wire> Conversation<'_, W> {
         facts.keep_alive = facts.keep_alive && !seen.watch.draining();
         self.outlet.mark();
         let buffer = self.outlet.buffer();
-        let sent = dated(|date| {
+        let sent = with_last_head(|date, last| {
+            let key = HeadKey::new(facts, status, whole, fields.len(), date);
+            let start = buffer.len();
+            if let Some(sent) = last.repeat(buffer, key, pairs(fields)) {
+                return Ok(sent);
+            }
             let mut head = ResponseHead::begin(buffer, facts, status)?;
             for field in fields {
                 head.field(field.name, field.value)?;
@@ -141,7 +146,9 @@ impl<W: Wire> Conversation<'_, W> {
                 }
                 _ => {}
             }
-            head.finish(date, whole.map(|length| length as u64))
+            let sent = head.finish(date, whole.map(|length| length as u64))?;
+            last.learn(&buffer[start..], key, pairs(fields), sent);
+            Ok(sent)
         })
         .map_err(invalid)?;
         self.status = status;

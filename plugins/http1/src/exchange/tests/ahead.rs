@@ -140,7 +140,7 @@ fn a_body_that_stops_coming_is_408() {
     let rules = rules();
     assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
     assert_eq!(connection.receive_body(&rules, 1000), Ahead::Partial);
-    let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop().clone());
+    let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop());
     let mut context = Context::from_waker(Waker::noop());
     while exchange.poll_read(&mut context, &mut [0; 20]).is_ready() {}
     exchange.expire();

@@ -124,7 +124,7 @@ fn a_stand_in_answers_504_for_a_request_that_is_stuck() {
         )
         .unwrap();
         assert_eq!(standing_in.target(), b"/");
-        let exchange = standing_in.polled(&rules, b"", true, &Unwatched, Waker::noop().clone());
+        let exchange = standing_in.polled(&rules, b"", true, &Unwatched, Waker::noop());
         assert_eq!(
             exchange.head().method,
             &request[..request.iter().position(|octet| *octet == b' ').unwrap()]

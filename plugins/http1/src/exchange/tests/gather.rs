@@ -11,7 +11,7 @@ fn serve(connection: &mut Connection<Script>, rules: &Rules, app: App<'_>) -> Ve
     while connection.receive(rules) == Arrival::Complete {
         let ended = {
             let gathers = connection.has_next();
-            let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop().clone());
+            let mut exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop());
             if gathers {
                 exchange.gather();
             }

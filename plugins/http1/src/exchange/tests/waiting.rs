@@ -10,7 +10,7 @@ pub(super) fn wait_with(rules: &Rules, script: Script, app: App<'_>) -> (String,
     let mut connection = connection(script);
     assert_eq!(connection.wait_for_head(rules), Arrival::Complete);
     let ended = {
-        let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop().clone());
+        let exchange = connection.polled(rules, b"", true, &Unwatched, Waker::noop());
         let waiting = exchange.waiting();
         let verdict = if exchange.refused() { Verdict::Transport } else { app(&waiting) };
         waiting.conclude(verdict)
@@ -46,7 +46,7 @@ fn a_small_answer_is_left_behind_and_a_large_one_is_waited_for() {
     let rules = rules();
     assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
     {
-        let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop().clone());
+        let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop());
         assert_eq!(exchange.waiting().respond(200, &[], &[b'x'; 60_000]), Ok(()));
         assert_eq!(exchange.with_wire(|wire| wire.waits.len()), 0);
         exchange.conclude(Verdict::Ok);
@@ -100,7 +100,7 @@ fn a_stream_is_told_once_that_the_worker_wants_to_leave() {
     let mut connection = connection(script);
     let rules = rules();
     assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
-    let exchange = connection.polled(&rules, b"", true, &Leaving, Waker::noop().clone());
+    let exchange = connection.polled(&rules, b"", true, &Leaving, Waker::noop());
     let waiting = exchange.waiting();
     waiting.take_over(101, &[Field::new("Upgrade", "x")]).unwrap();
     // The other protocol begins when all of the head is out.
@@ -129,7 +129,7 @@ fn an_expired_request_does_not_wait() {
     let mut connection = connection(script(&[&POST[..POST.len() - 1]]));
     let rules = rules();
     assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
-    let exchange = connection.polled(&rules, b"", true, &Expired, Waker::noop().clone());
+    let exchange = connection.polled(&rules, b"", true, &Expired, Waker::noop());
     let waiting = exchange.waiting();
     assert_eq!(waiting.read(&mut [0; 20]), Ok(10));
     assert_eq!(waiting.read(&mut [0; 20]), Err(Fault::Expired));
@@ -162,7 +162,7 @@ fn whose_time_ends_while_the_client_is_waited_for_is_told_so() {
         assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
         let watch = Expires(false.into());
         let ended = if waits {
-            let exchange = connection.polled(&rules, b"", true, &watch, Waker::noop().clone());
+            let exchange = connection.polled(&rules, b"", true, &watch, Waker::noop());
             let waiting = exchange.waiting();
             assert_eq!(waiting.read(&mut [0; 20]), Ok(10));
             assert_eq!(waiting.read(&mut [0; 20]), Err(Fault::Expired));
@@ -179,7 +179,7 @@ fn whose_time_ends_while_the_client_is_waited_for_is_told_so() {
     for (asks, status) in [(true, 408), (false, 504)] {
         let mut connection = connection(slow());
         assert_eq!(connection.wait_for_head(&rules), Arrival::Complete);
-        let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop().clone());
+        let exchange = connection.polled(&rules, b"", true, &Unwatched, Waker::noop());
         let mut context = Context::from_waker(Waker::noop());
         assert_eq!(exchange.poll_read(&mut context, &mut [0; 20]), Poll::Ready(Ok(10)));
         if asks {
