@@ -22,12 +22,12 @@ for group in $groups; do kill -9 -- "-$group"; done
 static GUARD: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// A server with this process group has begun.
-pub(crate) fn begun(group: i32) {
+pub fn begun(group: i32) {
     tell("begun", group);
 }
 
 /// Nothing of this process group is left.
-pub(crate) fn ended(group: i32) {
+pub fn ended(group: i32) {
     tell("ended", group);
 }
 

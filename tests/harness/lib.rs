@@ -22,7 +22,7 @@ pub mod classes;
 pub mod compiler;
 pub mod crowd;
 mod digest;
-mod guard;
+pub mod guard;
 pub mod http;
 pub mod inject;
 pub mod load;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Address, Signal, Site, process, programs, within};
+use harness::{Address, Signal, Site, guard, process, programs, within};
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 
@@ -144,6 +144,7 @@ impl Candidate {
         running.deploy(1, Next::Good, Manner::Renamed);
         running.configure();
         running.master = running.command().spawn().expect("the server's program");
+        guard::begun(running.pid());
         let there = within(Duration::from_secs(30), || running.address().get("/version").is_ok());
         assert!(there.is_some(), "{} does not answer: {}", self.name(), site.read("server.log"));
         running
@@ -312,6 +313,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
         let _ = self.master.wait();
+        guard::ended(self.pid());
     }
 }
 

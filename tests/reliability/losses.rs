@@ -12,8 +12,8 @@ use harness::{Connection, Load, Plan, Report, Signal, Site, process, within};
 
 use crate::candidates::{Candidate, KEEP_ALIVE, Manner, Next, Running};
 
-/// How long clients go on after the accident.
-const AFTER: Duration = Duration::from_secs(6);
+/// How long clients go on after the accident: some servers end long after it.
+const AFTER: Duration = Duration::from_secs(12);
 /// Clients that open a connection for each request.
 const CLIENTS: usize = 4;
 /// Clients that keep theirs.
@@ -183,7 +183,12 @@ fn under_load(candidate: &Candidate, site: &Site, happens: impl FnOnce(&mut Runn
     thread::sleep(Duration::from_secs(1));
     happens(&mut running);
     thread::sleep(AFTER);
-    Some(Cell::of(loads, running.address().get("/version").is_ok()))
+    Some(Cell::of(loads, answers(&running)))
+}
+
+/// Whether it serves at the end.
+fn answers(running: &Running<'_>) -> bool {
+    running.address().get("/version").is_ok_and(|response| response.status == 200)
 }
 
 fn clients(running: &Running<'_>, candidate: &Candidate) -> Vec<Load> {
@@ -223,7 +228,7 @@ fn full_queue(candidate: &Candidate, site: &Site) -> Option<Cell> {
         running.hup();
         thread::sleep(Duration::from_secs(2));
     }
-    Some(Cell::of(vec![load], running.address().get("/version").is_ok()))
+    Some(Cell::of(vec![load], answers(&running)))
 }
 
 fn usr2(candidate: &Candidate, site: &Site) -> Option<Cell> {
