@@ -15,8 +15,8 @@ use crate::losses::load_average;
 
 /// How long a fault lasts.
 const LASTS: Duration = Duration::from_secs(3);
-/// Failing calls in that time: what is asked for makes some hundreds, a busy loop tens of thousands.
-const CALLS: usize = 2000;
+/// Failing calls in that time: pauses of 0.1 s make two thousand at most, a busy loop tens of thousands.
+const CALLS: usize = 5000;
 /// Lines of the log in that time.
 const LINES: usize = 30;
 

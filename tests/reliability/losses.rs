@@ -84,7 +84,7 @@ const ROWS: &[(&str, Accident)] = &[
             running.hup();
         })
     }),
-    ("HUP with a full queue, three times", full_queue),
+    ("HUP with 46 clients queued, three times", full_queue),
     ("an address comes, an address goes", |c, s| {
         if !c.rebinds() {
             return None;
@@ -210,9 +210,10 @@ impl Cell {
     }
 }
 
-/// More clients than the queue holds, each asking for something slow: HUP comes while all places are taken.
+/// Far more clients than can be served at a time, and a queue that just holds them. What the kernel throws away from an
+/// overfull one, with or without a reload, no server sees.
 fn full_queue(candidate: &Candidate, site: &Site) -> Option<Cell> {
-    let mut running = candidate.start(site, 16);
+    let mut running = candidate.start(site, 64);
     let plan = Plan {
         target: "/sleep?ms=20".to_owned(),
         judge: |response| match response.status {
