@@ -23,8 +23,6 @@ pub struct Programs {
     built: PathBuf,
     /// Plugins that are built in variants.
     variants: PathBuf,
-    /// Cargo's directory of the profile for the fixtures.
-    fixtures: PathBuf,
 }
 
 /// The workspace.
@@ -40,6 +38,11 @@ impl Programs {
     /// The server.
     pub fn rgunicorn(&self) -> PathBuf {
         self.built.join("rgunicorn")
+    }
+
+    /// What an alias of cargo runs.
+    pub fn xtask(&self) -> PathBuf {
+        self.built.join("xtask")
     }
 
     /// The worker class `sync`.
@@ -117,7 +120,7 @@ impl Programs {
 
     /// A plugin of the workspace in `tests/fixtures`: `exchange` for `libfx_exchange.so`.
     pub fn fixture(&self, name: &str) -> PathBuf {
-        self.fixtures.join(format!("libfx_{name}.so"))
+        self.built.join(format!("libfx_{name}.so"))
     }
 
     /// Fixtures built by the nightly toolchain; none if there is no such toolchain here.
@@ -131,7 +134,7 @@ impl Programs {
         if !there.is_ok_and(|output| output.status.success()) {
             return None;
         }
-        let target = self.variants.parent()?.join("nightly");
+        let target = self.nightly();
         let mut command = rustup(&["cargo", "build", "--manifest-path", "tests/fixtures/Cargo.toml"]);
         command.env("CARGO_TARGET_DIR", &target);
         for package in packages {
@@ -139,6 +142,21 @@ impl Programs {
         }
         run(&mut command);
         Some(target.join("debug"))
+    }
+
+    /// The target folder of whatever is built by the nightly toolchain.
+    pub fn nightly(&self) -> PathBuf {
+        self.variants.with_file_name("nightly")
+    }
+
+    /// The target folder of what is built in variants, by our toolchain and without debug information.
+    pub fn others(&self) -> PathBuf {
+        self.variants.with_file_name("build")
+    }
+
+    /// Cargo's target folder.
+    pub fn target(&self) -> &Path {
+        self.built.parent().expect("a profile's directory lies in the target folder")
     }
 
     fn build() -> Self {
@@ -152,23 +170,22 @@ impl Programs {
         fs::create_dir_all(&variants).expect("a directory below target");
         let lock = File::create(ours.join("lock")).expect("a lock file");
         let _locked = Flock::lock(lock, FlockArg::LockExclusive).expect("the lock");
-        let other = ours.join("build");
-        let programs = Self { built, variants, fixtures: other.join(&profile) };
+        let programs = Self { built, variants };
         let stamp = programs.variants.join("stamp");
         let run = test_run();
         if run.is_none() || fs::read_to_string(&stamp).ok() != run {
-            programs.build_all(&profile, &target, &other);
+            programs.build_all(&profile, &target, &programs.others());
             fs::write(&stamp, run.unwrap_or_default()).expect("the stamp");
         }
         programs
     }
 
     fn build_all(&self, profile: &str, target: &Path, other: &Path) {
-        cargo(profile, target, &["--workspace", "--exclude", "rgunicorn-tests", "--exclude", "xtask"], &[]);
+        cargo(profile, target, &["--workspace", "--exclude", "rgunicorn-tests"], &[]);
         let inspect = &["--package", "rgunicorn-example-inspect", "--package", "rgunicorn-examples-c"];
         for (variable, value, variant) in [("INSPECT_VERSION", "2", "v2"), ("INSPECT_BAD_ABI", "1", "badabi")]
         {
-            cargo(profile, other, inspect, &[(variable, value)]);
+            cargo(profile, other, inspect, &[(variable, value), ("CARGO_PROFILE_DEV_DEBUG", "0")]);
             for name in ["libinspect", "libinspect_c"] {
                 let built = other.join(profile).join(format!("{name}.so"));
                 // Without a C compiler there is no second one.
@@ -177,7 +194,8 @@ impl Programs {
                 }
             }
         }
-        cargo(profile, other, &["--manifest-path", "tests/fixtures/Cargo.toml"], &[]);
+        // Beside the programs, since most of what they depend on is the same.
+        cargo(profile, target, &["--manifest-path", "tests/fixtures/Cargo.toml"], &[]);
     }
 }
 
