@@ -28,13 +28,6 @@ fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-/// Where their target folders are, and stay: what they depend on is built once.
-fn targets() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a file");
-    // target/PROFILE/deps/elsewhere-0123456789abcdef
-    test.ancestors().nth(3).expect("cargo's layout").join("rgunicorn-tests")
-}
-
 /// A directory far from the checkout, where packages are written. It stays if the test fails.
 struct Workshop(PathBuf);
 
@@ -61,7 +54,8 @@ impl Workshop {
 
     /// Builds a package by our toolchain or another; the library that comes of it.
     fn build(&self, name: &str, toolchain: Option<&str>, release: bool) -> PathBuf {
-        let target = targets().join(format!("elsewhere-{}", toolchain.unwrap_or("ours")));
+        // What they depend on has been built there.
+        let target = toolchain.map_or_else(|| programs().target().to_owned(), |_| programs().nightly());
         let mut command = match toolchain {
             None => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into())),
             Some(toolchain) => {
@@ -71,6 +65,7 @@ impl Workshop {
             }
         };
         command.args(["build", "--offline"]).current_dir(self.0.join(name)).env("CARGO_TARGET_DIR", &target);
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0");
         if toolchain.is_some() {
             for ours in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTDOC"] {
                 command.env_remove(ours);
@@ -167,7 +162,7 @@ fn plugins_of_another_compiler() {
         return;
     };
     let workshop = workshop("nightly");
-    let application = workshop.build(THEIR_APPLICATION, Some(nightly), true);
+    let application = workshop.build(THEIR_APPLICATION, Some(nightly), false);
     let class = workshop.build(THEIR_CLASS, Some(nightly), false);
     let site = Site::new("nightly");
     serves(&site, None, &application);
