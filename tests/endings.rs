@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use harness::{
     Address, Class, Connection, DEADLINE, Failure, Launch, Server, Signal, Site, process, programs,
-    under_each_class, wait_for, within,
+    under_all_classes_at_a_time, wait_for, within,
 };
 
 /// How long whatever was begun before the end goes on by itself.
@@ -166,7 +166,7 @@ fn launch<'s>(site: &'s Site, class: Class) -> Launch<'s> {
 
 #[test]
 fn whatever_ends_a_server_that_serves() {
-    under_each_class(|class| ENDINGS.iter().for_each(|ending| end(class, ending)));
+    under_all_classes_at_a_time(|class| ENDINGS.iter().for_each(|ending| end(class, ending)));
 }
 
 fn end(class: Class, ending: &Ending) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use harness::compiler::Compiler;
 use harness::{
     Address, Class, Connection, Failure, Heard, Pace, Response, Server, Signal, Site, process, programs,
-    sha256, under_each_class, wait_for,
+    sha256, under_all_classes_at_a_time, under_each_class, wait_for,
 };
 
 const PACES: [Pace; 3] = [Pace::Whole, Pace::Pieces(1), Pace::Pieces(7)];
@@ -54,6 +54,14 @@ struct Way {
 fn under_each(test: impl Fn(Way)) {
     if !is_skipped() {
         under_each_class(|class| test(Way { class, kept: false }));
+    }
+}
+
+/// The same under all of them at a time, for what waits.
+#[track_caller]
+fn under_all_at_a_time(test: impl Fn(Way) + Sync) {
+    if !is_skipped() {
+        under_all_classes_at_a_time(|class| test(Way { class, kept: false }));
     }
 }
 
@@ -808,8 +816,8 @@ fn a_head_that_does_not_end_is_answered_with_408() {
     if not_about_the_application() {
         return;
     }
-    under_each(|way| {
-        let site = Site::new("slow_head");
+    under_all_at_a_time(|way| {
+        let site = Site::waiting("slow_head");
         let server = impatient(&site, way);
         let worker = server.workers();
         for address in server.addresses() {
@@ -836,8 +844,8 @@ fn a_head_that_does_not_end_is_answered_with_408() {
 
 #[test]
 fn a_body_that_does_not_come_is_answered_with_408() {
-    under_each(|way| {
-        let site = Site::new("slow_body");
+    under_all_at_a_time(|way| {
+        let site = Site::waiting("slow_body");
         let server = impatient(&site, way);
         let worker = server.workers();
         for address in server.addresses() {
@@ -858,8 +866,8 @@ fn a_body_that_does_not_come_is_answered_with_408() {
 
 #[test]
 fn a_client_that_takes_nothing_is_cut_off() {
-    under_each(|way| {
-        let site = Site::new("slow_reader");
+    under_all_at_a_time(|way| {
+        let site = Site::waiting("slow_reader");
         let server = impatient(&site, way);
         let worker = server.workers();
         let size = 64 << 20;
@@ -892,6 +900,8 @@ fn a_slow_reader_that_takes_something_gets_it_all() {
         let server = impatient(&site, way);
         let worker = server.workers();
         let size = 24 << 20;
+        // Made beforehand: a reader that is slow over looking at what it has is one that takes nothing.
+        let all: Vec<u8> = (0..(3 << 20) + 26).map(|at| b'a' + (at % 26) as u8).collect();
         for address in server.addresses() {
             let mut connection = Connection::open(address).expect("it listens");
             connection.send_get(&format!("/large?bytes={size}")).expect("it reads");
@@ -904,9 +914,7 @@ fn a_slow_reader_that_takes_something_gets_it_all() {
                 let count = left.min(3 << 20);
                 let piece = connection.octets(count).expect("more");
                 let offset = size - left;
-                assert!(
-                    piece.iter().enumerate().all(|(at, octet)| *octet == b'a' + ((offset + at) % 26) as u8)
-                );
+                assert!(piece == all[offset % 26..][..count], "from {offset} on");
                 left -= count;
                 std::thread::sleep(Duration::from_millis(400));
             }

@@ -60,6 +60,20 @@ pub fn under_each_with_threads(test: impl Fn(Class)) {
     under_each("every class with threads", |class| class.threads, test);
 }
 
+/// Tries something under all classes at a time: for what waits most of the time, in a [`Site`](crate::Site) for such.
+///
+/// # Panics
+/// As [`under_each_class`].
+#[track_caller]
+pub fn under_all_classes_at_a_time(test: impl Fn(Class) + Sync) {
+    let failed: Vec<&str> = std::thread::scope(|scope| {
+        let test = &test;
+        let tried: Vec<_> = classes().map(|class| (class.name, scope.spawn(move || test(class)))).collect();
+        tried.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect()
+    });
+    assert!(failed.is_empty(), "of every class, failed under {failed:?}");
+}
+
 #[track_caller]
 fn under_each(which: &str, wanted: impl Fn(&Class) -> bool, test: impl Fn(Class)) {
     let failed: Vec<&str> = classes()

@@ -35,7 +35,10 @@ pub mod site;
 pub mod usage;
 pub mod wait;
 
-pub use classes::{Class, under_each_class, under_each_that_keeps_alive, under_each_with_threads};
+pub use classes::{
+    Class, under_all_classes_at_a_time, under_each_class, under_each_that_keeps_alive,
+    under_each_with_threads,
+};
 pub use crowd::{Crowd, Manner};
 pub use digest::sha256;
 pub use http::{Address, Connection, Failure, Heard, Pace, Response};

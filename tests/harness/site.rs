@@ -28,6 +28,8 @@ pub struct Site {
     path: PathBuf,
     /// What the test itself has put there.
     made: Mutex<BTreeSet<PathBuf>>,
+    /// Whether it is one of the few.
+    counted: bool,
 }
 
 /// What servers of the harness write as they were told to.
@@ -42,6 +44,16 @@ impl Site {
         }
         *taken += 1;
         drop(taken);
+        Self::make(name, true)
+    }
+
+    /// The same at once, however many there are: for a test that does nothing most of the time but wait for what takes its
+    /// time, say a timeout, and does not mind who else is there.
+    pub fn waiting(name: &str) -> Self {
+        Self::make(name, false)
+    }
+
+    fn make(name: &str, counted: bool) -> Self {
         // Dozens of processes are killed by ABRT and SEGV here; nobody wants their core files.
         setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("a limit can be lowered");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +62,7 @@ impl Site {
         let path = std::env::temp_dir().join(format!("rgt-{}-{number}-{short}", std::process::id()));
         fs::create_dir(&path).expect("a directory for the test");
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
-        Self { path, made: Mutex::new(BTreeSet::new()) }
+        Self { path, made: Mutex::new(BTreeSet::new()), counted }
     }
 
     /// Where it is.
@@ -155,7 +167,9 @@ impl Drop for Site {
             // What cannot be removed now lies in the temporary directory like anything else there.
             let _ = fs::remove_dir_all(&self.path);
         }
-        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        GIVEN_BACK.notify_one();
+        if self.counted {
+            *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            GIVEN_BACK.notify_one();
+        }
     }
 }
