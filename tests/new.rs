@@ -49,6 +49,8 @@ impl Terminal {
             .env("PWD", &self.directory)
             .env("PATH", path.expect("no colon in a path"))
             .env("CARGO_TARGET_DIR", target)
+            // As this workspace has what comes from elsewhere, so that it is not built again.
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
             // All that it needs is there, because this workspace needs it too.
             .env("CARGO_NET_OFFLINE", "true")
             .env("RGUNICORN_CMD_ARGS", format!("--bind 127.0.0.1:0 --error-logfile {}", self.log().display()))
