@@ -235,7 +235,10 @@ fn a_client_that_does_not_send_its_body_in_time_is_told_so() {
             let launch = site.launch().class(class).workers(4).with(|file| {
                 file.text("application", &name);
             });
-            let mut server = launch.settings(&[("request_timeout", "1")]).start();
+            // Under 'sync' more than one would choose another class. Here there are enough for all: who waits for a place
+            // among the threads waits for the server.
+            let threads = if class.threads { "16" } else { "1" };
+            let mut server = launch.settings(&[("request_timeout", "1"), ("threads", threads)]).start();
             let workers = server.wait_workers(4);
             let framings = ["Content-Length: 900", "Content-Length: 90000", "Transfer-Encoding: chunked"]
                 .map(|framing| [framing.to_owned(), format!("{framing}\r\nExpect: 100-continue")]);
@@ -254,7 +257,8 @@ fn a_client_that_does_not_send_its_body_in_time_is_told_so() {
                 );
             }
             assert_eq!(server.wait_workers(4), workers, "{application}: a slow client costs no worker");
-            server.expect_error("request_timeout: POST /body has taken");
+            // One that ended as it was announced has no name any more.
+            server.expect_error("request_timeout: ");
             server.finish();
         }
     });

@@ -709,7 +709,10 @@ where
             if self.slots[index].deadline == 0
                 && let Some(hostage) = &mut *lock(&bell.hostage)
             {
-                self.answer_for(hostage);
+                // One that waits for the body comes back by itself, and knows better what to say.
+                if !hostage.link.is_awaited() {
+                    self.answer_for(hostage);
+                }
                 if hostage.called {
                     self.set_deadline(index, self.now + milliseconds(STUCK));
                 } else {
@@ -721,13 +724,9 @@ where
     }
 
     /// Answers 504 for a thread that may be stuck in the application, if nothing was sent, and ends the connection
-    /// under it: a thread that only waits to send comes back at once. One that waits for the body comes back by itself,
-    /// and knows better what to say.
+    /// under it: a thread that only waits to send comes back at once.
     fn answer_for(&self, hostage: &mut Hostage) {
-        if hostage.link.is_awaited() {
-            return;
-        }
-        if hostage.link.claim_for_loop() {
+        if hostage.link.claim_for_loop() && hostage.answered.is_none() {
             hostage.answered = self.with_stand_in(hostage, |exchange| {
                 exchange.answer(504);
                 exchange.conclude(Verdict::Ok);
@@ -743,6 +742,7 @@ where
             && hostage.called
             && !hostage.given_up
         {
+            self.answer_for(hostage);
             self.shared.host.request_abandoned(hostage.token);
             self.give_up(hostage);
         }

@@ -49,7 +49,7 @@ pub(crate) struct Link {
     claim: AtomicU8,
     /// A [`Watched`]. It only grows.
     watched: AtomicU8,
-    /// A thread waits for octets of the client, until the time of the request is over at the latest.
+    /// What a thread waited for last were octets of the client, until the time of the request is over at the latest.
     awaited: AtomicBool,
 }
 
@@ -92,13 +92,14 @@ impl Link {
         true
     }
 
-    /// Whether a thread waits for the client's body.
+    /// Whether a thread waits for the client's body, or did so last: if it goes on with that it finds the end of its time.
     pub(crate) fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed)
     }
 
     /// A new request: nobody has answered it.
     pub(crate) fn renew(&self) {
+        self.awaited.store(false, Ordering::Relaxed);
         self.claim.store(NOBODY, Ordering::Release);
     }
 
@@ -190,15 +191,8 @@ impl Wire for Socket {
                 PollFd::from_borrowed_fd(departure.drain.as_fd(), PollFlags::IN),
             ];
             let watched = if self.told { 2 } else { 3 };
-            let awaited = &self.link.awaited;
-            let polled = crew::lend(|| {
-                awaited.store(interest == Interest::Readable, Ordering::Relaxed);
-                let polled = poll(&mut fds[..watched], left.as_ref());
-                // Before a place is waited for, which is no matter of the client's.
-                awaited.store(false, Ordering::Relaxed);
-                polled
-            });
-            match polled {
+            self.link.awaited.store(interest == Interest::Readable, Ordering::Relaxed);
+            match crew::lend(|| poll(&mut fds[..watched], left.as_ref())) {
                 // Whoever waits sees that the time of the request is over.
                 Ok(0) => return Ok(first != until),
                 Ok(_) => {}

@@ -105,6 +105,8 @@ pub(super) struct Conversation<'c, W> {
     pub(super) outlet: &'c mut Outlet,
     /// What is buffered waits for the answers of the next requests, unless it grows or is flushed.
     pub(super) gathers: bool,
+    /// The application has waited for more of the body than had come.
+    has_waited: bool,
     /// All that is buffered is a head, which waits for the first piece of the body.
     pub(super) held: bool,
     writer: BodyWriter,
@@ -185,6 +187,7 @@ impl<'c, W: Wire> Conversation<'c, W> {
             phase: Phase::Unstarted,
             outlet,
             gathers: false,
+            has_waited: false,
             held: false,
             writer: BodyWriter::new(ResponseFraming::NoBody),
             framing: ResponseFraming::NoBody,
@@ -252,9 +255,13 @@ impl<'c, W: Wire> Conversation<'c, W> {
 
     /// Waits until the wire is ready, and counts what that finds.
     pub(super) fn wait(&mut self, seen: &Seen<'_>, interest: Interest) -> Result<(), Fault> {
+        let for_body = interest == Interest::Readable;
         if seen.expired() {
-            return Err(self.fail(Fault::Expired));
+            // Octets that drip in are no progress of the application's.
+            let client = for_body && self.has_waited;
+            return Err(if client { self.expire_for_client() } else { self.fail(Fault::Expired) });
         }
+        self.has_waited |= for_body;
         let timeout = match interest {
             Interest::Readable if self.phase == Phase::Stream => None,
             Interest::Readable => self.rules.body_timeout,

@@ -313,7 +313,8 @@ impl<'c, W: Wire> Polled<'c, W> {
     pub fn expire(&self) {
         let wakers = {
             let mut inner = self.inner();
-            if inner.read.waker.is_some() {
+            // Also one whose waker was taken for octets that it has not seen yet.
+            if inner.read.since.is_some() {
                 inner.talk.expire_for_client();
             } else {
                 inner.talk.fail(Fault::Expired);
