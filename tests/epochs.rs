@@ -114,7 +114,7 @@ fn serve(host: &Built, class: &Built, app: &Built) {
     let (host, class, app) = (host.epoch, class.epoch, app.epoch);
     let seven = |other: Epoch| if app == Epoch::Next { where_both(other == Epoch::Next, "7") } else { "-" };
     let facts = format!(
-        "setting {}, host {}, expired {}, request {}, response {}",
+        "stuck {}, host {}, expired {}, request {}, response {}",
         where_both(host > Epoch::Past && app > Epoch::Past, "there"),
         seven(host),
         if app == Epoch::Past { "-" } else { "false" },

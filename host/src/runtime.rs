@@ -317,6 +317,22 @@ impl Runtime {
         first
     }
 
+    /// Something in an application is stuck that neither the class nor `request_timeout` can see.
+    fn stuck(&self, what: &str, time: Duration) {
+        let what = readable(what.as_bytes());
+        let seconds = time.as_secs_f64();
+        // The oldest need not be the culprit, but it waits for it.
+        let request = self.slot.current_request().map(|request| {
+            format!("; {request} has waited for {:.1} s{}", request.age().as_secs_f64(), request.others())
+        });
+        let request = request.unwrap_or_default();
+        log::error!(
+            "timeout: the {what} has been stuck for {seconds:.1} s{request}; this worker is replaced"
+        );
+        self.retire();
+        self.slot.set_stuck();
+    }
+
     /// The state grows, is announced, and on the way the applications are told to drain. `[any thread]`
     fn advance(&self, state: State) {
         let before = self.state.fetch_max(state as u32, Ordering::AcqRel);
@@ -599,6 +615,10 @@ impl AppHost for AppFacts {
 
     fn server_setting(&self, name: &str) -> Option<&str> {
         self.runtime.settings.get(name).map(String::as_str)
+    }
+
+    fn stuck(&self, what: &str, time: Duration) {
+        self.runtime.stuck(what, time);
     }
 }
 

@@ -595,6 +595,9 @@ pub struct AppHostTable {
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
     /// A setting of the server as text, absent if unknown.
     pub server_setting: unsafe extern "C" fn(Opaque, Bytes) -> Bytes,
+    /// Something of the application's own is stuck, which the class cannot see, and has been for so many nanoseconds:
+    /// the host says so in the log, and has the worker replaced. What it is, as words that follow "the".
+    pub stuck: unsafe extern "C" fn(Opaque, Bytes, u64),
 }
 
 /// What a worker class may ask of the host. `[worker] [running] [any thread]` unless said otherwise.

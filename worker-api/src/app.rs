@@ -118,6 +118,19 @@ impl<'x> WorkerFacts<'x> {
     pub fn server_setting(&self, name: &str) -> Option<&'x str> {
         self.host.server_setting(name)
     }
+
+    /// Whether the host has a worker replaced that says it is stuck; an older one does not.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn hears_stuck(&self) -> bool {
+        self.host.hears_stuck()
+    }
+
+    /// The host, for as long as the process lives.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn host(&self) -> AppHostHandle<'static> {
+        self.host.lasting()
+    }
 }
 
 impl fmt::Debug for WorkerFacts<'_> {
@@ -292,7 +305,7 @@ impl Application for App {
     fn start(&self, facts: &WorkerFacts<'_>) -> Result<(), Error> {
         #[cfg(feature = "tokio")]
         if let Some(ground) = &self.ground {
-            ground.begin()?;
+            ground.begin(facts)?;
         }
         self.within(|| self.start.as_ref().map_or(Ok(()), |start| start(facts)))?;
         #[cfg(feature = "tokio")]

@@ -5,6 +5,7 @@
 //! of any plugin's fence.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::abi::ListenerParts;
 use crate::request::Request;
@@ -24,6 +25,8 @@ pub trait AppHost: Sync + 'static {
     fn settings(&self) -> &str;
     /// A setting of the server as text.
     fn server_setting(&self, name: &str) -> Option<&str>;
+    /// Something of the application's own has been stuck for so long.
+    fn stuck(&self, what: &str, time: Duration);
 }
 
 /// The host as the worker class sees it. `[worker] [running] [any thread]`

@@ -32,3 +32,5 @@ pub mod tower;
 pub(crate) mod trace;
 #[cfg(feature = "tower")]
 pub mod upgrade;
+#[cfg(feature = "tokio")]
+mod watchdog;

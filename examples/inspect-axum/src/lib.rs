@@ -53,6 +53,7 @@ fn app(facts: &WorkerFacts<'_>) -> Result<App, Error> {
         .route("/panic", any(panic))
         .route("/panic-mid", any(panic_mid))
         .route("/panic-task", any(panic_task))
+        .route("/stuck", any(stuck))
         .route("/segv", any(segv))
         .route("/header", any(header))
         .route("/pid", any(async |_: Read| text(std::process::id().to_string())))
@@ -166,6 +167,14 @@ async fn panic_task(_: Read) -> Response {
     let task = tokio::spawn(async { asked_to_panic() });
     let _: Result<(), _> = task.await;
     text("the task has panicked")
+}
+
+/// `/stuck`: blocks the thread of the runtime, which all that has to wait depends on.
+async fn stuck(uri: Uri, _: Read) -> Response {
+    // The wait brings it there.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    std::thread::sleep(milliseconds(&uri));
+    text("stuck")
 }
 
 /// `/stream`: a body of unknown length, each piece flushed.

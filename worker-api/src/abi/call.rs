@@ -626,6 +626,25 @@ impl<'x> AppHostHandle<'x> {
         // SAFETY: borrowed for the life of the process, by the contract of the table.
         std::str::from_utf8(unsafe { text.as_slice() }).ok()
     }
+
+    /// Has the worker replaced, because `what` has been stuck for so long. An older host does not know that.
+    pub fn stuck(self, what: &str, time: std::time::Duration) {
+        let Some(call) = self.object.table.stuck() else { return };
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // SAFETY: the object is valid, by the promise given to `new`; the words are lent for the call.
+        unsafe { call(self.object.this, Bytes::new(what.as_bytes()), nanoseconds) }
+    }
+
+    /// Whether the host would hear that.
+    pub fn hears_stuck(self) -> bool {
+        self.object.table.stuck().is_some()
+    }
+
+    /// The same for longer than what lent it.
+    pub fn lasting(self) -> AppHostHandle<'static> {
+        // SAFETY: the object is valid for the life of the process, by the contract of its table.
+        unsafe { AppHostHandle::new(self.object) }
+    }
 }
 
 impl<'x> HostHandle<'x> {

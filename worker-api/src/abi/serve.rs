@@ -676,6 +676,7 @@ impl<H: AppHost> HostTables<H> {
         is_probe: Self::is_probe,
         settings: Self::settings,
         server_setting: Self::server_setting,
+        stuck: Self::stuck,
         get_extension: Self::no_extension,
     }));
 
@@ -712,6 +713,14 @@ impl<H: AppHost> HostTables<H> {
         // SAFETY: lent for the call, by the contract of `server_setting`.
         let name = std::str::from_utf8(unsafe { name.as_slice() }).unwrap_or("");
         host.server_setting(name).map_or(Bytes::ABSENT, |text| Bytes::new(text.as_bytes()))
+    }
+
+    unsafe extern "C" fn stuck(this: Opaque, what: Bytes, nanoseconds: u64) {
+        // SAFETY: see above.
+        let host = unsafe { back::<H>(this) };
+        // SAFETY: lent for the call, by the contract of `stuck`.
+        let what = String::from_utf8_lossy(unsafe { what.as_slice() });
+        host.stuck(&what, std::time::Duration::from_nanos(nanoseconds));
     }
 
     unsafe extern "C" fn no_extension(_: Opaque, _: Bytes) -> *const () {

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::app::{App, WorkerFacts};
 use crate::asynchronous::{AsyncRequest, AsyncResponse};
 use crate::error::Error;
+use crate::sdk::watchdog::Watchdog;
 
 /// How long the end of the runtime waits for blocking work (`spawn_blocking`) that goes on. Tasks are dropped where
 /// they wait.
@@ -54,13 +55,15 @@ struct Background {
     /// Applications that have begun and were not told to leave.
     staying: AtomicUsize,
     leaving: watch::Sender<bool>,
+    /// None once the runtime ends, or if nobody wants to know.
+    watchdog: Option<Watchdog>,
 }
 
 /// Alive while an application holds it.
 static SHARED: Mutex<Weak<Background>> = Mutex::new(Weak::new());
 
 impl Background {
-    fn shared() -> Result<Arc<Self>, Error> {
+    fn shared(facts: &WorkerFacts<'_>) -> Result<Arc<Self>, Error> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is leaving is another worker's, which can only be in a test.
         if let Some(background) = shared.upgrade().filter(|background| !*background.leaving.borrow()) {
@@ -74,7 +77,9 @@ impl Background {
             .enable_all()
             .build()
             .map_err(|error| Error::new(format!("cannot start the application's runtime: {error}")))?;
+        let watchdog = Watchdog::start(runtime.handle(), facts);
         let background = Arc::new(Self {
+            watchdog,
             runtime: Some(runtime),
             staying: AtomicUsize::new(1),
             leaving: watch::Sender::new(false),
@@ -90,6 +95,8 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
+        // First, since an end is no standstill.
+        self.watchdog = None;
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(END);
         }
@@ -165,8 +172,8 @@ impl Ground {
     }
 
     /// The first part of `start`.
-    pub(crate) fn begin(&self) -> Result<(), Error> {
-        let background = Background::shared()?;
+    pub(crate) fn begin(&self, facts: &WorkerFacts<'_>) -> Result<(), Error> {
+        let background = Background::shared(facts)?;
         self.background.set(background).map_err(|_| Error::new("the application was started twice"))
     }
 
@@ -283,6 +290,18 @@ enum Stage {
     Over,
 }
 
+/// With the library's watchdog awake for as long as the runtime has it.
+fn watched(
+    future: impl Future<Output = Result<(), Error>> + Send,
+) -> impl Future<Output = Result<(), Error>> + Send {
+    let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+    let at_work = shared.and_then(|background| background.watchdog.as_ref().map(Watchdog::at_work));
+    async move {
+        let _at_work = at_work;
+        future.await
+    }
+}
+
 impl<F, Fut> Future for Exchange<F>
 where
     F: Fn(AsyncRequest, AsyncResponse) -> Option<Fut>,
@@ -303,7 +322,7 @@ where
                     return Poll::Ready(result);
                 }
                 // Its first poll there leaves the task's waker wherever this one has left the class's.
-                Stage::There(handle.spawn(future))
+                Stage::There(handle.spawn(watched(future)))
             }
             later => later,
         };

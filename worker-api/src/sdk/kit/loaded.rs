@@ -70,6 +70,8 @@ impl AppHost for Facts {
     fn server_setting(&self, _: &str) -> Option<&str> {
         None
     }
+
+    fn stuck(&self, _: &str, _: std::time::Duration) {}
 }
 
 impl Loaded {
