@@ -249,11 +249,13 @@ impl fmt::Display for Report {
 fn client(address: &Address, plan: &Plan, shared: &Shared, begun: Instant) -> Tally {
     let mut tally = Tally::default();
     let mut kept = None;
+    let mut last_asked = begun;
     while !shared.over.load(Ordering::SeqCst) {
         let epoch = shared.epoch.load(Ordering::SeqCst);
         let asked = Instant::now();
-        // A kept connection may have been lost since its last answer.
-        let since = kept.as_ref().map_or(asked, |(_, since)| *since);
+        // A kept connection may have been lost since its last answer was sent, which was before it was read.
+        let since = if kept.is_some() { last_asked } else { asked };
+        last_asked = asked;
         let answer = ask(address, plan, &mut kept, &mut tally);
         tally.latencies.push(asked.elapsed());
         let judged = match answer {
