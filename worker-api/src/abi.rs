@@ -500,6 +500,8 @@ pub struct RequestTable {
     pub poll_client_gone: unsafe extern "C" fn(Opaque, &mut FfiContext<'_>) -> i64,
     #[sabi(last_prefix_field)]
     pub get_extension: unsafe extern "C" fn(Opaque, Bytes) -> *const (),
+    /// The first field of this name, in any letter case; absent name if there is none.
+    pub find: unsafe extern "C" fn(Opaque, Bytes) -> FieldParts,
     /// 1 if the request is over its time.
     pub expired: unsafe extern "C" fn(Opaque) -> u32,
 }

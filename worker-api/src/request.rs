@@ -239,7 +239,7 @@ impl<'x> Request<'x> {
     /// The value of the first field with this name, in any letter case.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&'x [u8]> {
-        self.fields().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
+        self.handle().find(name.as_bytes()).map(|field| field.value)
     }
 
     /// The client's address, or that of a trusted proxy's client.

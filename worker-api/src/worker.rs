@@ -525,6 +525,10 @@ pub trait Exchange {
     fn head(&self) -> Head<'_>;
     /// The header field with this index.
     fn field(&self, index: usize) -> Option<Field<'_>>;
+    /// The first header field of this name, in any letter case.
+    fn find(&self, name: &[u8]) -> Option<Field<'_>> {
+        (0..).map_while(|index| self.field(index)).find(|field| field.name.eq_ignore_ascii_case(name))
+    }
     /// The trailer field with this index, once the body was read to its end.
     fn trailer(&self, index: usize) -> Option<Field<'_>>;
     /// The client.

@@ -116,6 +116,7 @@ impl<E: Exchange> ExchangeTables<E> {
     staticref!(const REQUEST: WithMetadata<RequestTable> = WithMetadata::new(RequestTable {
         head: Self::head,
         field: Self::field,
+        find: Self::find,
         peer: Self::peer,
         local: Self::local,
         tls: Self::tls,
@@ -194,6 +195,14 @@ impl<E: Exchange> ExchangeTables<E> {
         // SAFETY: see above.
         let exchange = unsafe { back::<E>(this) };
         parts(fence(|| exchange.field(index)).unwrap_or(None))
+    }
+
+    unsafe extern "C" fn find(this: Opaque, name: Bytes) -> FieldParts {
+        // SAFETY: see above.
+        let exchange = unsafe { back::<E>(this) };
+        // SAFETY: lent for the call, by the contract of `find`.
+        let name = unsafe { name.as_slice() };
+        parts(fence(|| exchange.find(name)).unwrap_or(None))
     }
 
     unsafe extern "C" fn trailer(this: Opaque, index: usize) -> FieldParts {

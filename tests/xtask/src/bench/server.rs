@@ -202,13 +202,15 @@ fn threads(pid: u32) -> Vec<PathBuf> {
     entries.map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect())
 }
 
+/// What the process alone has written, in octets. Clean pages of a file are the kernel's cache: they count as private
+/// only as long as no second worker maps them.
 fn private_memory(pid: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let of = |name: &str| -> u64 {
         let line = rollup.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
-    1024 * (of("Private_Clean:") + of("Private_Dirty:"))
+    1024 * (of("Private_Dirty:") + of("Swap:"))
 }
 
 /// The end of what a server has said.
