@@ -192,6 +192,18 @@ impl<'x> RequestHandle<'x> {
         unsafe { field(parts) }
     }
 
+    /// The first field of this name, in any letter case. Without `find`, one call for each field up to it.
+    pub fn find(self, name: &[u8]) -> Option<Field<'x>> {
+        let Some(call) = self.object.table.find() else {
+            let mut fields = (0..).map_while(|index| self.field(index));
+            return fields.find(|field| field.name.eq_ignore_ascii_case(name));
+        };
+        // SAFETY: the object is valid, by the promise given to `new`; the name is lent for the call.
+        let parts = unsafe { call(self.object.this, Bytes::new(name)) };
+        // SAFETY: borrowed until the exchange ends, by the contract of `find`.
+        unsafe { field(parts) }
+    }
+
     /// The trailer field with this index, once the body was read to its end.
     pub fn trailer(self, index: usize) -> Option<Field<'x>> {
         let call = self.object.table.trailer();
