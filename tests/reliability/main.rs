@@ -30,6 +30,10 @@ fn main() -> ExitCode {
         ["faults", word] => faults::run(word),
         ["soak"] => soak::run(30),
         ["soak", "--minutes", text] if minutes(text).is_some() => soak::run(minutes(text).unwrap_or(1)),
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            true
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
