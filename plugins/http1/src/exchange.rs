@@ -43,6 +43,7 @@ mod allow_list;
 mod blocking;
 mod connection;
 mod conversation;
+mod copy;
 mod forwarded;
 mod outlet;
 mod polled;

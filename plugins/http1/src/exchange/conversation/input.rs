@@ -13,6 +13,7 @@ use rgunicorn_worker_api::error::Fault;
 use super::{Conversation, Phase};
 use crate::body::{BodyDecoder, Step, at_most};
 use crate::error::Error;
+use crate::exchange::copy::copy;
 use crate::exchange::seen::Seen;
 use crate::exchange::wire::Wire;
 use crate::response::CONTINUE;
@@ -72,7 +73,7 @@ impl<W: Wire> Conversation<'_, W> {
             if !input.is_empty() {
                 let (taken, piece) = match body.step_up_to(input, buffer.len()) {
                     Ok(Step::Data { range }) => {
-                        buffer[..range.len()].copy_from_slice(&input[range.clone()]);
+                        copy(&mut buffer[..range.len()], &input[range.clone()]);
                         (range.end, Some(range.len()))
                     }
                     Ok(Step::NeedMore) => (input.len(), None),
@@ -167,7 +168,7 @@ impl<W: Wire> Conversation<'_, W> {
         let early = if self.rest.is_empty() { self.spill.unread() } else { self.rest };
         if !early.is_empty() {
             let count = early.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&early[..count]);
+            copy(&mut buffer[..count], &early[..count]);
             if self.rest.is_empty() {
                 self.spill.take(count);
             } else {
