@@ -57,7 +57,7 @@ impl Underscores<'_> {
 /// with an empty line. On error what was appended is meaningless.
 ///
 /// The array of `httparse` borrows from the section, so it cannot be kept between requests. It lives on
-/// the stack in three sizes, since all of it is written first; only a head with more lines than the largest one,
+/// the stack in some sizes, since all of it is written first; only a head with more lines than the largest one,
 /// which takes an operator who raised the limit, costs an allocation.
 pub(crate) fn parse(
     section: &[u8],
@@ -67,8 +67,10 @@ pub(crate) fn parse(
     out: &mut Vec<FieldSpan>,
 ) -> Result<(), Error> {
     match lines {
-        0..=8 => parse_into(section, base, &mut [EMPTY_HEADER; 8], underscores, out),
-        9..=32 => parse_into(section, base, &mut [EMPTY_HEADER; 32], underscores, out),
+        0..=4 => parse_into(section, base, &mut [EMPTY_HEADER; 4], underscores, out),
+        5..=8 => parse_into(section, base, &mut [EMPTY_HEADER; 8], underscores, out),
+        9..=16 => parse_into(section, base, &mut [EMPTY_HEADER; 16], underscores, out),
+        17..=32 => parse_into(section, base, &mut [EMPTY_HEADER; 32], underscores, out),
         33..=128 => parse_into(section, base, &mut [EMPTY_HEADER; 128], underscores, out),
         _ => parse_into(section, base, &mut vec![EMPTY_HEADER; lines], underscores, out),
     }
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn every_size_of_array() {
-        for lines in [1, 8, 9, 32, 33, 128, 129, 1000] {
+        for lines in [1, 4, 5, 8, 9, 16, 17, 32, 33, 128, 129, 1000] {
             let section = ["a: b\r\n".repeat(lines), "\r\n".to_owned()].concat();
             assert_eq!(fields(section.as_bytes(), lines, HeaderMap::Drop).unwrap().len(), lines);
         }

@@ -125,7 +125,14 @@ pub struct Head {
     expect_continue: bool,
     host: Option<usize>,
     upgrade: Option<usize>,
+
+    /// A value of `Host` that has passed, if it is not too long: most clients name the same host with each request.
+    /// Kept from one request to the next.
+    known_host: Vec<u8>,
 }
+
+/// The longest value of `Host` that is kept.
+const KNOWN_HOST: usize = 128;
 
 impl Head {
     /// An empty head.
@@ -139,9 +146,10 @@ impl Head {
     pub fn clear(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         let mut rewritten = std::mem::take(&mut self.rewritten);
+        let known_host = std::mem::take(&mut self.known_host);
         fields.clear();
         rewritten.clear();
-        *self = Self { fields, rewritten, ..Self::default() };
+        *self = Self { fields, rewritten, known_host, ..Self::default() };
     }
 
     /// Looks for a whole head at the beginning of `buf`.
@@ -317,7 +325,13 @@ impl Head {
             match name.len() {
                 4 if is("host") => {
                     check(self.host.replace(index).is_none(), Error::Repeated("Host"))?;
-                    check(target::authority(value).is_some(), Error::Host)?;
+                    if value.is_empty() || value != self.known_host {
+                        check(target::authority(value).is_some(), Error::Host)?;
+                        if value.len() <= KNOWN_HOST {
+                            self.known_host.clear();
+                            self.known_host.extend_from_slice(value);
+                        }
+                    }
                 }
                 6 if is("expect") => {
                     check(value.eq_ignore_ascii_case(b"100-continue"), Error::Expectation)?;
@@ -614,6 +628,20 @@ mod tests {
         let mut head = Head::new();
         let text = "GET / HTTP/1.1\r\nHost: a\r\n\r\n\n\n not our business";
         assert_eq!(parse(&mut head, text), Ok(Progress::Complete { len: 27 }));
+    }
+
+    #[test]
+    fn a_known_host_spares_the_judgement_of_no_other() {
+        let mut head = Head::new();
+        let long = "a".repeat(KNOWN_HOST + 1);
+        let hosts = ["", "a", "a", "a b", "a", "", "a:", "a:1", "a:x", "a:1", &long, &long, "A", "a@", "a"];
+        for host in hosts {
+            let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(parse(&mut head, &text), parse(&mut Head::new(), &text), "{host}");
+            assert!(head.known_host.len() <= KNOWN_HOST);
+        }
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n";
+        assert_eq!(parse(&mut head, text), Err(Error::Repeated("Host")));
     }
 
     #[test]
