@@ -292,6 +292,27 @@ fn drip(address: &Address, fields: &str, drips: bool) -> (String, Client) {
 }
 
 /// A loop that is stuck in an application is found by its silence, and the log says in which request.
+/// An idle loop gives a sign of life only at every half of `timeout`.
+#[test]
+fn what_comes_to_an_idle_loop_has_all_of_timeout() {
+    under_each_class(|class| {
+        if !class.inline_on_loop {
+            return;
+        }
+        let site = Site::new("idle_loop");
+        let server = launch(&site, class, "crowd.so:inline", &[("timeout", "3")]);
+        let old = server.workers();
+        // So long is the loop idle before each, which is what is tried here; together with the last it would be over 3 s.
+        for idle in [0, 700, 1400] {
+            thread::sleep(Duration::from_millis(idle));
+            let answer = server.address().get("/sleep?ms=2200");
+            assert_eq!(answer.expect("an answer").status, 200, "after {idle} ms: {}", server.log());
+        }
+        assert_eq!(server.workers(), old);
+        server.finish();
+    });
+}
+
 #[test]
 fn a_loop_that_is_stuck_is_found_by_timeout() {
     under_each_class(|class| {

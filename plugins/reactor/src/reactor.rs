@@ -55,6 +55,8 @@ const STUCK: Duration = Duration::from_millis(500);
 /// How long work may wait for a thread, and none take any up, before the loop no longer counts as moving: on a busy
 /// machine one that was called needs a while.
 const STILL: u64 = 100;
+/// A sleep that takes so long is followed by a sign of life: milliseconds. It costs those nothing who come one upon another.
+const LONG: u64 = 100;
 /// How long before the end of `graceful_timeout` idle connections are closed.
 const MARGIN: u64 = 500;
 
@@ -250,14 +252,20 @@ where
         }
         let asleep = self.again.is_empty() && self.shared.mail.falls_asleep();
         let time = if asleep { self.time_to_sleep() } else { Duration::ZERO };
-        if asleep && self.moves() {
+        let moves = asleep && self.moves();
+        if moves {
             self.shared.host.tick_idle();
         }
+        let before = self.now;
         let ready = epoll::wait(&self.shared.epoll, &mut events, Some(&net::timespec(time)));
         if asleep {
             self.shared.mail.wakes_up();
         }
         self.now = self.shared.clock.now();
+        // What keeps the loop from here on has all of `timeout`, and not what the sleep has left of it.
+        if moves && self.now - before >= LONG {
+            self.shared.host.tick();
+        }
         let ready = match ready {
             Ok((ready, _)) => ready,
             Err(Errno::INTR) => return Ok(false),
