@@ -477,7 +477,7 @@ pub static SETTINGS: &[Setting] = &[
         &["check-config"],
         Kind::Flag,
         Some("false"),
-        "Try all that a start would do, the application's init included, but bind nothing; then exit.",
+        "Try what a start would do up to creating the applications, but bind nothing and start no worker; then exit. Nothing is printed if all is well.",
     )
     .place(Place::CommandLine),
     setting(
