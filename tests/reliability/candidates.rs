@@ -376,11 +376,11 @@ fn free_port() -> u16 {
 fn environment() -> Result<PathBuf, PathBuf> {
     let me = std::env::current_exe().expect("this program has a file");
     // target/release/deps/reliability-0123456789abcdef
-    let peers = me.ancestors().nth(3).expect("cargo's layout").join("peers");
-    let python = peers.join("bin/python");
+    let venv = me.ancestors().nth(3).expect("cargo's layout").join("python");
+    let python = venv.join("bin/python");
     let mut command = Command::new(&python);
     let output = command.args(["-c", "import gunicorn, granian"]).stdin(Stdio::null()).output();
-    if output.is_ok_and(|output| output.status.success()) { Ok(python) } else { Err(peers) }
+    if output.is_ok_and(|output| output.status.success()) { Ok(python) } else { Err(venv) }
 }
 
 fn version(python: &Path, package: &str) -> String {

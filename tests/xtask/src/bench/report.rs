@@ -242,7 +242,10 @@ impl Results {
         if rows.is_empty() {
             return Ok(());
         }
-        writeln!(page, "\n| target | at most | measured | |\n|---|---|---|---|")?;
+        writeln!(
+            page,
+            "\nA target is judged by medians. Where the rounds of two servers spread wider than the distance to it, only more rounds on a quieter machine decide.\n\n| target | at most | measured | |\n|---|---|---|---|"
+        )?;
         rows.iter().try_for_each(|row| writeln!(page, "{row}"))?;
         let peers: Vec<&str> =
             CANDIDATES.iter().filter(|one| !one.is_ours && one.name != "floor").map(|one| one.name).collect();
