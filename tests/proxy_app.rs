@@ -116,7 +116,8 @@ fn every_kind_of_request_and_answer_passes() {
             &server,
             b"OPTIONS /a%2fb/../c?d=%20 HTTP/1.1\r\nHost: site.example\r\nX-Own: 1\r\nX-Own: 2\r\nVia: 1.0 first\r\n\
               Connection: x-secret, keep-alive\r\nX-Secret: 1\r\nKeep-Alive: x\r\nTE: trailers\r\n\
-              X-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\n\r\n",
+              X-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\nX-Real-IP: 10.0.0.1\r\n\
+              X-Forwarded-Port: 1\r\nX-Forwarded-Server: a\r\nMax-Forwards: 3\r\n\r\n",
         ));
         assert_eq!((seen.text("method"), seen.text("target")), ("OPTIONS", "/a%2fb/../c?d=%20"));
         let fields = seen.fields();
@@ -131,7 +132,18 @@ fn every_kind_of_request_and_answer_passes() {
             ("127.0.0.1".into(), "http".into())
         );
         assert_eq!(field("via"), "1.0 first|1.1 rgunicorn");
-        for name in ["x-secret", "keep-alive", "te", "forwarded", "connection", "content-length"] {
+        assert_eq!(field("max-forwards"), "2");
+        for name in [
+            "x-secret",
+            "keep-alive",
+            "te",
+            "forwarded",
+            "connection",
+            "content-length",
+            "x-real-ip",
+            "x-forwarded-port",
+            "x-forwarded-server",
+        ] {
             assert_eq!(field(name), "", "{name}");
         }
 
@@ -288,6 +300,9 @@ fn serve(mut stream: &TcpStream, told: &Told) {
         "/trailers" => {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n"
         }
+        "/two-lengths" => {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        }
         "/early" => b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         "/garbled" => b"SSH-2.0\r\n\r\n",
         "/half-head" => b"HTTP/1.1 200 OK\r\nContent-",
@@ -355,6 +370,15 @@ fn what_an_upstream_says_of_its_connection_stays_there() {
         let answer = server.get("/trailers");
         assert_eq!(answer.text(), "hi");
         assert_eq!(answer.trailers.iter().map(|(_, sum)| sum.as_str()).collect::<Vec<_>>(), ["7"]);
+        // A length beside chunks would make a half that looks whole.
+        let answer = server.get("/two-lengths");
+        assert_eq!((answer.text().as_str(), answer.field("content-length")), ("hello", None));
+        // What is to go no further is answered here: the upstream would panic at such a path.
+        for (request, status) in
+            [("TRACE /further HTTP/1.1\r\n", 501), ("OPTIONS /further HTTP/1.1\r\nMax-Forwards: 0\r\n", 204)]
+        {
+            assert_eq!(ask(&server, format!("{request}Host: a\r\n\r\n").as_bytes()).status, status);
+        }
         // An answer may come before the body has gone.
         let head = "POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
         assert_eq!(ask(&server, &[head.as_bytes(), &[b'x'; 1000]].concat()).status, 413);

@@ -6,8 +6,8 @@
 //! request itself says is not passed on.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
+    TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use rgunicorn_worker_api::prelude::Scheme;
 use rgunicorn_worker_api::request::Address;
@@ -16,8 +16,25 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What a client could say of itself in place of us, and what this proxy settles. `X-Forwarded-Proto` is always put in.
+const NOT_THE_CLIENTS: [HeaderName; 9] = [
+    // The client is told to go on as soon as somebody wants its body.
+    EXPECT,
+    FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PORT,
+    FORWARDED_PREFIX,
+    FORWARDED_SERVER,
+    HOST,
+    REAL_IP,
+];
 
 /// What an intermediary must take out, whether or not `Connection` names it (RFC 9110 section 7.6.1).
 const OF_ONE_CONNECTION: [HeaderName; 6] =
@@ -37,6 +54,10 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Takes out what belongs to the connection on which the head came.
 pub(crate) fn leave_connection(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It rules, and a length beside it counts nothing (RFC 9112 section 6.3): it would cut the body short.
+        headers.remove(CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> =
         words(headers, &CONNECTION).filter_map(|word| HeaderName::from_bytes(word).ok()).collect();
     for name in named.iter().chain(&OF_ONE_CONNECTION) {
@@ -64,8 +85,7 @@ pub(crate) struct Client<'c> {
 pub(crate) fn pass_on(headers: &mut HeaderMap, client: &Client<'_>, keep_host: bool) {
     let host = headers.get(HOST).cloned();
     leave_connection(headers);
-    // The client is told to go on as soon as somebody wants its body.
-    for name in [&EXPECT, &FORWARDED, &FORWARDED_FOR, &FORWARDED_PREFIX, &FORWARDED_HOST, &HOST] {
+    for name in &NOT_THE_CLIENTS {
         headers.remove(name);
     }
     // What there is, however it was framed on its way here: no two servers shall read two lengths.
@@ -96,6 +116,16 @@ pub(crate) fn pass_on(headers: &mut HeaderMap, client: &Client<'_>, keep_host: b
             headers.insert(HOST, host);
         }
     }
+}
+
+/// Counts this proxy as one of those that the message may still pass (RFC 9110 section 7.6.2); false if it was to go no
+/// further.
+pub(crate) fn may_go_on(headers: &mut HeaderMap) -> bool {
+    let left = headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let Some(left) = left else { return true };
+    let Some(fewer) = left.checked_sub(1) else { return false };
+    headers.insert(MAX_FORWARDS, HeaderValue::from(fewer));
+    true
 }
 
 /// Adds this proxy to those that the message has passed.
@@ -146,6 +176,9 @@ mod tests {
             ("content-length", "3"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-prefix", "/evil"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-server", "evil"),
+            ("x-real-ip", "10.0.0.1"),
             ("forwarded", "for=10.0.0.1"),
             ("expect", "100-continue"),
         ]);
@@ -175,6 +208,24 @@ mod tests {
                 names.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.to_str().unwrap())));
             assert_eq!(framed.collect::<Vec<_>>(), framing, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_length_beside_chunks_counts_nothing() {
+        let mut headers = map(&[("content-length", "3"), ("transfer-encoding", "chunked"), ("x-own", "1")]);
+        leave_connection(&mut headers);
+        assert_eq!(headers, map(&[("x-own", "1")]));
+    }
+
+    #[test]
+    fn forwards_are_counted() {
+        for (given, goes_on, left) in
+            [("0", false, "0"), ("1", true, "0"), ("10", true, "9"), ("-1", true, "-1"), ("x", true, "x")]
+        {
+            let mut headers = map(&[("max-forwards", given)]);
+            assert_eq!((may_go_on(&mut headers), &headers), (goes_on, &map(&[("max-forwards", left)])));
+        }
+        assert!(may_go_on(&mut HeaderMap::new()));
     }
 
     #[test]

@@ -74,6 +74,14 @@ impl Proxy {
         if parts.method == Method::CONNECT {
             return Err(Refusal(StatusCode::NOT_IMPLEMENTED, "this proxy opens no tunnels\n"));
         }
+        if parts.method == Method::TRACE {
+            return Err(Refusal(StatusCode::NOT_IMPLEMENTED, "this proxy passes no TRACE on\n"));
+        }
+        if parts.method == Method::OPTIONS && !fields::may_go_on(&mut parts.headers) {
+            let mut response = Response::new(Either::Left(Full::default()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
         let Some(connection) = parts.extensions.remove::<Connection>() else {
             return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "this is no request of a server's\n"));
         };
