@@ -197,6 +197,10 @@ fn settings_are_judged_before_they_go_live() {
         (table(&site, 1) + "color = 1\n", "unknown field `color`"),
         (table(&site, 1).replace("/uploads", "/downloads"), "must name a directory"),
         ("\n[app.app]\npool = 1\n".to_owned(), "missing field `database`"),
+        (
+            table(&site, 1).replace("/notes.db", "/uploads/notes.db"),
+            "`database` must lie outside of `uploads`",
+        ),
         // Found when the pool is made, in the first worker.
         (table(&site, 1).replace("notes.db", "no/such/directory/notes.db"), "cannot open the database"),
     ] {

@@ -12,7 +12,7 @@ mod files;
 mod notes;
 mod ticks;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -61,7 +61,23 @@ fn app(facts: &WorkerFacts<'_>) -> Result<App, Error> {
         let path = settings.uploads.display();
         return Err(Error::new(format!("the setting `uploads` must name a directory, and {path} is none")));
     }
+    if lies_within(&settings.database, &settings.uploads)? {
+        let (database, uploads) = (settings.database.display(), settings.uploads.display());
+        return Err(Error::new(format!(
+            "the setting `database` must lie outside of `uploads`, and {database} is within {uploads}, where clients \
+             read and write files"
+        )));
+    }
     Ok(App::tower_with(move |worker| start(worker, settings.clone())))
+}
+
+/// Whether a file, which need not be there yet, is in a directory or below it, by whatever way.
+fn lies_within(file: &Path, directory: &Path) -> Result<bool, Error> {
+    let directory = directory.canonicalize()?;
+    // A file that is not there has the directory in which it will be; if that is missing, the pool says so.
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let places = [parent.canonicalize(), file.canonicalize()];
+    Ok(places.into_iter().flatten().any(|place| place.starts_with(&directory)))
 }
 
 /// In each worker, on its runtime.
