@@ -2,8 +2,8 @@
 //!
 //! It owns the server's process and a directory for its configuration and log. The library is the one that `cargo test`
 //! has built; the program is named by the variable `RGUNICORN`, or lies beside it, or is found in `PATH`. What a newcomer gets wrong: for
-//! a library that has no other kind than `cdylib`, cargo builds the file only if there is a test in `tests/`; unit tests
-//! alone do not need it.
+//! a library that has no other kind than `cdylib`, `cargo test` builds no file, and what an earlier `cargo build` has left
+//! is tested instead. With `crate-type = ["cdylib", "rlib"]` each `cargo test` builds it. Unit tests alone need no file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -212,7 +212,8 @@ fn library_file(library: &str) -> Result<PathBuf, Error> {
     match newest.max() {
         Some((_, place)) => Ok(place.clone()),
         None => Err(Error::new(format!(
-            "there is no {name} in {}; it is built for tests in `tests/`, of the package whose library it is",
+            "there is no {name} in {}; `cargo test` builds it for tests in `tests/`, of the package whose library it \
+             is, if that has `crate-type = [\"cdylib\", \"rlib\"]`",
             deps.display()
         ))),
     }
