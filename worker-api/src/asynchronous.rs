@@ -269,6 +269,9 @@ impl AsyncRequest {
     }
 
     /// Waits until the client has closed the connection, or the exchange has ended.
+    ///
+    /// Over TCP that takes a reset: a client that closes in the ordinary way may still read, and counts as there. Set
+    /// `request_timeout`, which is 0 by default, for those. Over a Unix socket a close is seen.
     pub async fn client_gone(&self) {
         poll_fn(|context| match self.gate.with(|open| open.request().poll_client_gone(context)) {
             Ok(poll) => poll,
