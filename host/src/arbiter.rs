@@ -138,7 +138,7 @@ pub struct Arbiter {
     moved_dirs: Vec<RuntimeDir>,
     pidfile: Option<Pidfile>,
     oom: OomCounter,
-    /// With `--reload`.
+    /// Since `--reload` was first asked for.
     watcher: Option<Watcher>,
     kin: Kin,
     service: ServiceManager,
@@ -238,8 +238,8 @@ impl Arbiter {
         // A closed channel would be readable for ever; how its owner ended comes with CHLD.
         let probe = self.reload.probe().filter(|probe| !probe.is_closed());
         watches.extend(probe.map(|probe| Watch::readable(probe.as_fd())));
-        watches.extend(self.watcher.iter().map(|watcher| Watch::readable(watcher.as_fd())));
-        let files = self.watcher.as_ref().and_then(Watcher::deadline);
+        watches.extend(self.watcher().map(|watcher| Watch::readable(watcher.as_fd())));
+        let files = self.watcher().and_then(Watcher::deadline);
         let delay = match self.stopping {
             Some(Stopping::Delayed(until)) => Some(until),
             None | Some(Stopping::Graceful | Stopping::Quick) => None,

@@ -30,6 +30,7 @@ pub fn check(sources: &Sources, mask: &Mask) -> Result<String, StartError> {
         sources,
         generation: 1,
         runtime_dir: None,
+        watcher: None,
         slot: scoreboard.claim(0, 0, 1),
         boot_timeout: sources.first_boot_timeout(FIRST_BOOT_TIMEOUT),
     };

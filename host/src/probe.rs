@@ -26,7 +26,7 @@ use crate::sys::Pid;
 use crate::sys::fd::{Channel, Incoming, channel};
 use crate::sys::wait::Ended;
 use crate::sys::{fork, process, signal, title};
-use crate::watch;
+use crate::watch::{self, Watcher};
 
 /// How much a probe may report (octets): a configuration with its images takes a few KiB.
 const REPORT_LIMIT: usize = 4 * 1024 * 1024;
@@ -43,7 +43,7 @@ pub const FIRST_BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Prepared {
     /// The generation, its images copied.
     pub generation: Generation,
-    /// What is watched for `--reload`; the descriptor comes with it ([`Probe::take_watches`]).
+    /// What is watched for `--reload`; the first time the descriptor comes with it ([`Probe::take_watches`]).
     pub watched: watch::Watched,
 }
 
@@ -162,6 +162,8 @@ pub struct Task<'m> {
     pub generation: u64,
     /// The runtime directory in use; `None` at the first start.
     pub runtime_dir: Option<&'m RuntimeDir>,
+    /// The watches in force, which are added to.
+    pub watcher: Option<&'m Watcher>,
     /// Where the probe says what it is doing.
     pub slot: SlotWriter,
     /// How long both stages may take together; `None` is for ever.
@@ -250,7 +252,7 @@ impl Probe {
         }
     }
 
-    /// Master: the watches for `--reload` that stage 1 has set up, if any.
+    /// Master: the descriptor for `--reload`, if this probe was the first to need one.
     pub fn take_watches(&mut self) -> Option<OwnedFd> {
         self.watches.take()
     }
@@ -393,7 +395,7 @@ fn prepare(task: &Task<'_>, channel: &Channel) -> Result<(Prepared, Option<Owned
     try_files(&config)?;
     // Before anything is copied: what changes from now on is a reason for the next reload.
     let refuse = |sentence| Refusal::new(EXIT_SETTINGS, sentence);
-    let watches = watch::Setup::begin(&config).map_err(refuse)?;
+    let watches = watch::Setup::begin(&config, task.watcher).map_err(refuse)?;
     task.slot.set_stage("choosing the runtime directory");
     let created;
     let runtime = match task.runtime_dir {
@@ -415,8 +417,8 @@ fn prepare(task: &Task<'_>, channel: &Channel) -> Result<(Prepared, Option<Owned
         .map_err(|error| Refusal::new(EXIT_SETTINGS, error.to_string()))?;
     let copied = copy_images(task, config, &directory).and_then(|generation| {
         let finish = |setup: watch::Setup| setup.finish(&generation).map_err(refuse);
-        let (watched, watches) = watches.map(finish).transpose()?.unzip();
-        Ok((Prepared { generation, watched: watched.unwrap_or_default() }, watches))
+        let (watched, descriptor) = watches.map(finish).transpose()?.unwrap_or_default();
+        Ok((Prepared { generation, watched }, descriptor))
     });
     if copied.is_err() {
         // Nothing of a refused generation stays; the sentence that matters is already known.

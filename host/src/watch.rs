@@ -2,8 +2,13 @@
 //!
 //! Owns the watches and the quiet that has to follow a change. Does not own the reload, which takes files only when they
 //! stand still ([`crate::image`]) and leaves the old generation serving when they are broken. The probe sets the
-//! watches up, so that the master looks up no path; the master gets the descriptor and, for each directory, the names
-//! that matter.
+//! watches up, so that the master looks up no path; the master gets, for each directory, the names that matter, and
+//! from the first probe the descriptor.
+//!
+//! That descriptor is the only one as long as the master lives: each later probe adds to the watches it has inherited,
+//! and the master removes those that are not wanted any more. A new one for each reload would be closed by the master,
+//! which may take long ([`crate::sys::inotify`]). While a probe adds, the master reads nothing
+//! ([`Watcher::begin_probe`]): what happens then waits in the kernel's queue until it is known what matters.
 //!
 //! What a newcomer would get wrong: a path is more than its last directory. A deploy switches a symlink somewhere on the
 //! way, so the directory of each of them is watched, too. And what this server writes itself must not reload it: its
@@ -79,27 +84,41 @@ pub fn absolute_pattern(directory: &Path, text: &str) -> Result<String, String> 
     Ok(format!("{}/{text}", Pattern::escape(&directory.to_string_lossy())))
 }
 
-/// Probe: watches that are being set up.
+/// Probe: watches that are being set up. Dropped, it takes back what it has added.
 #[derive(Debug)]
 pub struct Setup {
     inotify: Inotify,
+    /// Whether the master has it already.
+    inherited: bool,
+    /// What the master watches: not to be taken back.
+    before: BTreeSet<i32>,
     watched: Watched,
+    given_away: bool,
 }
 
 impl Setup {
-    /// Probe: watches what the configuration names; nothing, and none, without `--reload`.
+    /// Probe: watches what the configuration names, in addition to what the master watches; nothing, and none, without
+    /// `--reload`.
     ///
     /// # Errors
     /// One sentence.
-    pub fn begin(config: &Config) -> Result<Option<Self>, String> {
+    pub fn begin(config: &Config, master: Option<&Watcher>) -> Result<Option<Self>, String> {
         if !config.reload {
             return Ok(None);
         }
-        let inotify = Inotify::new().map_err(|error| {
-            format!("cannot watch files for --reload: inotify: {error}; raise fs.inotify.max_user_instances")
-        })?;
-        let mut setup =
-            Self { inotify, watched: Watched { directories: Vec::new(), own: own_files(config) } };
+        let inotify =
+            master.map_or_else(Inotify::new, |master| master.inotify.another()).map_err(|error| {
+                format!(
+                    "cannot watch files for --reload: inotify: {error}; raise fs.inotify.max_user_instances"
+                )
+            })?;
+        let mut setup = Self {
+            inotify,
+            inherited: master.is_some(),
+            before: master.map(|master| master.watched.numbers()).unwrap_or_default(),
+            watched: Watched { directories: Vec::new(), own: own_files(config) },
+            given_away: false,
+        };
         let plugins = config.mounts.iter().map(|mount| &mount.application.file);
         let plugins = plugins.chain([&config.worker_class.file]).chain(&config.hooks);
         for file in plugins.chain(&config.file) {
@@ -110,15 +129,23 @@ impl Setup {
         Ok(Some(setup))
     }
 
-    /// Probe: adds the libraries that the plugins bring, and gives the watches away.
+    /// Probe: adds the libraries that the plugins bring, and gives the watches away, with the descriptor if the master
+    /// has none yet.
     ///
     /// # Errors
     /// One sentence.
-    pub fn finish(mut self, generation: &Generation) -> Result<(Watched, OwnedFd), String> {
+    pub fn finish(mut self, generation: &Generation) -> Result<(Watched, Option<OwnedFd>), String> {
         for neighbour in generation.images().flat_map(|image| &image.neighbours) {
             self.watch_file(&neighbour.original)?;
         }
-        Ok((self.watched, self.inotify.into()))
+        let descriptor = match self.inherited {
+            true => None,
+            false => Some(self.inotify.another().map_err(|error| {
+                format!("cannot watch files for --reload: inotify: {error}; raise the limit of open files")
+            })?),
+        };
+        self.given_away = true;
+        Ok((std::mem::take(&mut self.watched), descriptor.map(OwnedFd::from)))
     }
 
     /// A file: its name, the name of each symlink on the way to it, and of what it is in the end.
@@ -197,6 +224,22 @@ impl Setup {
     }
 }
 
+impl Drop for Setup {
+    fn drop(&mut self) {
+        // Of a new descriptor the watches go with it.
+        if self.inherited && !self.given_away {
+            self.watched.numbers().difference(&self.before).for_each(|wd| self.inotify.unwatch(*wd));
+        }
+    }
+}
+
+impl Watched {
+    /// The watches' numbers.
+    fn numbers(&self) -> BTreeSet<i32> {
+        self.directories.iter().map(|directory| directory.wd).collect()
+    }
+}
+
 /// What the server writes itself.
 fn own_files(config: &Config) -> Vec<PathBuf> {
     let logs = std::iter::once(&config.errorlog).chain(&config.accesslog);
@@ -207,7 +250,7 @@ fn own_files(config: &Config) -> Vec<PathBuf> {
     logs.chain(config.pidfile.clone()).collect()
 }
 
-/// Master: the watches in force.
+/// Master: the watches in force: none, if the configuration of now has no `--reload`.
 #[derive(Debug)]
 pub struct Watcher {
     inotify: Inotify,
@@ -224,9 +267,26 @@ struct Pending {
 }
 
 impl Watcher {
-    /// Master: takes over what a probe has set up.
-    pub fn new(watched: Watched, inotify: OwnedFd) -> Self {
-        Self { inotify: Inotify::from_fd(inotify), watched, pending: None }
+    /// Master: takes over the descriptor of the first probe. What matters comes with [`Watcher::adopt`].
+    pub fn new(inotify: OwnedFd) -> Self {
+        Self { inotify: Inotify::from_fd(inotify), watched: Watched::default(), pending: None }
+    }
+
+    /// Master: what a probe has set up is in force, and nothing else.
+    pub fn adopt(&mut self, watched: Watched) {
+        let before = std::mem::replace(&mut self.watched, watched).numbers();
+        before.difference(&self.watched.numbers()).for_each(|wd| self.inotify.unwatch(*wd));
+    }
+
+    /// Master: a probe is about to read what there is now, so that whatever has happened so far is seen. From now until
+    /// it has reported, [`Watcher::take`] must not be called.
+    ///
+    /// # Errors
+    /// The watches cannot be read.
+    pub fn begin_probe(&mut self) -> io::Result<()> {
+        self.pending = None;
+        // In a storm something is left over: that is one more reload.
+        self.inotify.take().map(drop)
     }
 
     /// When [`Watcher::take`] is to be called if nothing happens before.
@@ -241,6 +301,10 @@ impl Watcher {
     pub fn take(&mut self, now: Instant) -> io::Result<Option<PathBuf>> {
         for event in self.inotify.take()? {
             match event {
+                // Of a probe that was killed before it could take its watches back.
+                Event::Written(wd, _) | Event::Created(wd, _) if !self.watches(wd) => {
+                    self.inotify.unwatch(wd)
+                }
                 Event::Written(wd, name) => self.changed(wd, &name, QUIET, now),
                 Event::Created(wd, name) => self.changed(wd, &name, APPEARED, now),
                 Event::Gone(wd) => {
@@ -256,6 +320,10 @@ impl Watcher {
         }
         let due = self.pending.take_if(|pending| pending.due <= now);
         Ok(due.map(|pending| pending.file))
+    }
+
+    fn watches(&self, wd: i32) -> bool {
+        self.watched.directories.iter().any(|directory| directory.wd == wd)
     }
 
     fn changed(&mut self, wd: i32, name: &OsStr, quiet: Duration, now: Instant) {
@@ -292,14 +360,36 @@ mod tests {
     use super::*;
     use crate::temp_dir::TempDir;
 
+    /// As a probe's, of a master that may have watches.
+    fn setup_beside(master: Option<&Watcher>) -> Setup {
+        let inotify = master.map_or_else(Inotify::new, |master| master.inotify.another()).unwrap();
+        let before = master.map(|master| master.watched.numbers()).unwrap_or_default();
+        let watched = Watched::default();
+        Setup { inotify, inherited: master.is_some(), before, watched, given_away: false }
+    }
+
     fn setup() -> Setup {
-        Setup { inotify: Inotify::new().unwrap(), watched: Watched::default() }
+        setup_beside(None)
     }
 
     impl Setup {
-        fn watcher(self) -> Watcher {
-            Watcher::new(self.watched, self.inotify.into())
+        fn give_away(mut self) -> Watched {
+            self.given_away = true;
+            std::mem::take(&mut self.watched)
         }
+
+        fn watcher(self) -> Watcher {
+            let mut watcher = Watcher::new(self.inotify.another().unwrap().into());
+            watcher.adopt(self.give_away());
+            watcher
+        }
+    }
+
+    /// How many directories the kernel watches for it (proc(5), fdinfo).
+    fn kernels(watcher: &Watcher) -> usize {
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&watcher.as_fd());
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap();
+        info.lines().filter(|line| line.starts_with("inotify ")).count()
     }
 
     /// What would be reloaded for, with all the quiet there can be.
@@ -372,6 +462,48 @@ mod tests {
             }
         };
         assert!(reloaded >= LONGEST && reloaded <= LONGEST + QUIET, "{reloaded:?}");
+    }
+
+    #[test]
+    fn a_probe_adds_to_the_watches_and_what_it_leaves_out_goes() {
+        let temp = TempDir::new("adopt");
+        for directory in ["old", "both", "new"] {
+            fs::create_dir(temp.join(directory)).unwrap();
+        }
+        let files = |names: &[&str], mut setup: Setup| {
+            names.iter().for_each(|name| setup.watch_file(&temp.join(name)).unwrap());
+            setup
+        };
+        let mut watcher = files(&["old/app.so", "both/app.so"], setup()).watcher();
+        let before = watcher.watched.numbers();
+
+        // One that is refused leaves nothing.
+        let refused = files(&["new/app.so", "both/app.so"], setup_beside(Some(&watcher)));
+        assert_eq!(kernels(&watcher), 3);
+        drop(refused);
+        assert_eq!((kernels(&watcher), watcher.watched.numbers()), (2, before));
+
+        fs::write(temp.join("old/app.so"), "").unwrap();
+        watcher.begin_probe().unwrap();
+        let next = files(&["new/app.so", "both/app.so"], setup_beside(Some(&watcher)));
+        // While the probe is at work: of what is watched only from now on, and of what is not any more.
+        fs::write(temp.join("new/app.so"), "").unwrap();
+        fs::write(temp.join("old/app.so"), "").unwrap();
+        watcher.adopt(next.give_away());
+        assert_eq!(kernels(&watcher), 2);
+        assert_eq!(seen(&mut watcher), Some(temp.join("new/app.so")));
+        fs::write(temp.join("both/app.so"), "").unwrap();
+        assert_eq!(seen(&mut watcher), Some(temp.join("both/app.so")));
+
+        // A probe that was killed takes nothing back.
+        let _ = files(&["old/app.so"], setup_beside(Some(&watcher))).give_away();
+        assert_eq!(kernels(&watcher), 3);
+        fs::write(temp.join("old/app.so"), "").unwrap();
+        assert_eq!(seen(&mut watcher), None);
+        assert_eq!(kernels(&watcher), 2);
+
+        watcher.adopt(Watched::default());
+        assert_eq!((kernels(&watcher), seen(&mut watcher)), (0, None));
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! more, because a Unix socket's file cannot be taken back.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -164,6 +165,11 @@ impl Reload {
         }
     }
 
+    /// Whether a probe reads what is there now.
+    fn is_preparing(&self) -> bool {
+        matches!(self.phase, Phase::Preparing { .. })
+    }
+
     /// Whether the hook on_reload is waited for.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.phase, Phase::Asking { .. })
@@ -206,6 +212,9 @@ impl Arbiter {
             log::warn!("The runtime directory {} is gone; images get a new one", gone.path().display());
             self.moved_dirs.push(gone);
         }
+        if let Some(Err(error)) = self.watcher.as_mut().map(Watcher::begin_probe) {
+            self.lose_watches(&error);
+        }
         let boot_timeout = self.config().map_or_else(
             || self.sources.first_boot_timeout(FIRST_BOOT_TIMEOUT),
             |config| config.boot_timeout,
@@ -214,6 +223,7 @@ impl Arbiter {
             sources: &self.sources,
             generation: self.newest,
             runtime_dir: self.runtime_dir.as_ref(),
+            watcher: self.watcher.as_ref(),
             slot: self.scoreboard.claim(PROBE_SLOT, 0, self.newest),
             boot_timeout,
         };
@@ -227,19 +237,28 @@ impl Arbiter {
 
     /// Begins a reload when a file that `--reload` watches has changed and it has been quiet since.
     pub(super) fn watch_files(&mut self, now: Instant) {
+        if self.reload.is_preparing() {
+            return;
+        }
         let changed = match self.watcher.as_mut().map(|watcher| watcher.take(now)) {
             None | Some(Ok(None)) => return,
             Some(Ok(Some(file))) => file,
-            Some(Err(error)) => {
-                log::error!("cannot watch files for --reload any more: {error}; send HUP instead");
-                self.watcher = None;
-                return;
-            }
+            Some(Err(error)) => return self.lose_watches(&error),
         };
         if self.stopping.is_none() && self.serving != 0 {
             log::info!("Worker reloading: {} modified", changed.display());
             self.begin_reload(now);
         }
+    }
+
+    fn lose_watches(&mut self, error: &io::Error) {
+        log::error!("cannot watch files for --reload any more: {error}; send HUP instead");
+        self.watcher = None;
+    }
+
+    /// The watches, if their events are of use now: what happens while a probe prepares is read when it has reported.
+    pub(super) fn watcher(&self) -> Option<&Watcher> {
+        self.watcher.as_ref().filter(|_| !self.reload.is_preparing())
     }
 
     /// Takes the reload as far as it can go now.
@@ -297,7 +316,10 @@ impl Arbiter {
             return;
         }
         // From here on, also if this generation fails: what is to be mended is what this configuration names.
-        self.watcher = probe.take_watches().map(|inotify| Watcher::new(prepared.watched.clone(), inotify));
+        self.watcher = probe.take_watches().map(Watcher::new).or(self.watcher.take());
+        if let Some(watcher) = &mut self.watcher {
+            watcher.adopt(prepared.watched.clone());
+        }
         match self.adopt(prepared) {
             Ok(held) => self.bind(probe, Box::new(held), 1, now),
             Err(refusal) => {
@@ -770,16 +792,14 @@ fn open_directory(path: &Path) -> Option<File> {
 }
 
 /// Opens the private copies. Plain files that nobody writes to: nothing of them is run or mapped here.
-fn open_images(generation: &Generation) -> std::io::Result<Vec<(PathBuf, File)>> {
+fn open_images(generation: &Generation) -> io::Result<Vec<(PathBuf, File)>> {
     let copies = |image: &Image| {
         let neighbours = image.neighbours.iter().map(|neighbour| neighbour.copy.clone());
         neighbours.chain([image.copy.clone()]).collect::<Vec<_>>()
     };
     let open = |copy: PathBuf| match File::open(&copy) {
         Ok(file) => Ok((copy, file)),
-        Err(error) => {
-            Err(std::io::Error::other(format!("cannot open the image {}: {error}", copy.display())))
-        }
+        Err(error) => Err(io::Error::other(format!("cannot open the image {}: {error}", copy.display()))),
     };
     generation.images().flat_map(copies).map(open).collect()
 }

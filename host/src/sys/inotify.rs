@@ -2,12 +2,17 @@
 //!
 //! Owns the descriptor and the events worth telling. Does not own which names matter. What a newcomer would get wrong:
 //! a file is not watched but its directory, since rename(2) and a linker put another file in its place, and a watch on
-//! the old one would see nothing ever after.
-#![allow(unsafe_code, reason = "an inotify descriptor that came from another process")]
+//! the old one would see nothing ever after. And close(2) waits: whoever closes the last descriptor of an inotify
+//! instance stands still until no processor looks at its watches any more, some 10 ms as a rule, and on a machine with
+//! much network traffic for as long as that keeps the kernel busy. To remove a watch takes no time.
+#![allow(
+    unsafe_code,
+    reason = "inotify_rm_watch(2), and an inotify descriptor that came from another process"
+)]
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -56,6 +61,20 @@ impl Inotify {
     pub fn watch_directory(&self, directory: &Path) -> io::Result<i32> {
         let what = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
         Ok(self.0.add_watch(directory, what | AddWatchFlags::IN_ONLYDIR)?.as_raw())
+    }
+
+    /// Watches a directory no longer. Its last event is [`Event::Gone`]. There may be no such watch any more.
+    pub fn unwatch(&self, wd: i32) {
+        // SAFETY: two numbers; the descriptor is open as long as `self` is.
+        let _ = unsafe { libc::inotify_rm_watch(self.0.as_fd().as_raw_fd(), wd) };
+    }
+
+    /// A further descriptor for the same watches and events. While another one is open, to close one takes no time.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn another(&self) -> io::Result<Self> {
+        Ok(Self::from_fd(self.as_fd().try_clone_to_owned()?))
     }
 
     /// What has happened, without waiting. What is left over makes the descriptor readable again.
@@ -133,9 +152,23 @@ mod tests {
         let directory = temp.join("sub");
         fs::create_dir(&directory).unwrap();
         let wd = inotify.watch_directory(&directory).unwrap();
-        let inotify = Inotify::from_fd(inotify.into());
+        let another = inotify.another().unwrap();
+        drop(inotify);
+        let inotify = Inotify::from_fd(another.into());
         fs::remove_dir(&directory).unwrap();
         assert_eq!(inotify.take().unwrap(), [Event::Gone(wd)]);
         assert!(inotify.watch_directory(&directory).is_err());
+    }
+
+    #[test]
+    fn what_is_not_watched_any_more_is_not_told() {
+        let temp = TempDir::new("unwatch");
+        let inotify = Inotify::new().unwrap();
+        let wd = inotify.watch_directory(temp.path()).unwrap();
+        inotify.unwatch(wd);
+        inotify.unwatch(wd);
+        fs::write(temp.join("x"), "").unwrap();
+        assert_eq!(inotify.take().unwrap(), [Event::Gone(wd)]);
+        assert_ne!(inotify.watch_directory(temp.path()).unwrap(), wd, "a number is not given again");
     }
 }
