@@ -1,4 +1,5 @@
-//! A broken file meets the same sentence in four places: `inspect`, `check`, the first start and a HUP.
+//! A broken file meets the same sentence in four places: `inspect`, `check`, the first start and a HUP; an application that
+//! does not begin, in the last three.
 //!
 //! Whoever ships a broken, foreign, older or newer file must be able to act on what is said, and find it again wherever
 //! it is said. What a newcomer would get wrong: the broken files are listed in the harness (`breakage.rs`); whether each
@@ -48,6 +49,54 @@ fn says_the_same_in_four_places(name: &str, breakage: &Breakage) {
     drop(kept);
     eprintln!("{name}: {start}");
     assert_eq!([&hup, &check, &inspect], [&start; 3]);
+}
+
+mod of_a_worker {
+    use super::*;
+
+    // Where no file is at fault `inspect` finds nothing: it creates no application.
+    each_breakage!(says_the_same_in_three_places:
+        init_fails, init_panics, init_exits, start_fails, start_panics, start_aborts, start_exits,
+        only_workers_fail, only_workers_panic, only_workers_exit,
+    );
+}
+
+fn says_the_same_in_three_places(name: &str, breakage: &Breakage) {
+    let site = Site::new(name);
+    site.install(programs().inspect(1), "app.so");
+    let mut server = site.launch().start();
+    let mut settings = server.settings.clone();
+    let kept = (breakage.arrange)(&site, &mut settings);
+    server.configure(|current| *current = settings.clone());
+    let verdict = server.reload();
+    server.expect_error(&verdict);
+    let hup = verdict.strip_prefix("Reload refused, generation 1 serves on: ").expect("a refusal").to_owned();
+    server.finish();
+
+    let mut launch = site.launch();
+    launch.settings = settings.clone();
+    let start = sentence(&launch.start_in_vain().stderr);
+
+    let check = run(&site, &settings, &["check", "--config", "server.toml"]);
+    assert_eq!(check.status.code(), Some(breakage.exit_code), "{check:?}");
+    assert!(check.stdout.is_empty(), "{check:?}");
+    let check = sentence(&String::from_utf8_lossy(&check.stderr));
+    drop(kept);
+    eprintln!("{name}: {start}");
+    assert_eq!(check, start);
+    // A HUP's generation is not the first, and its worker neither.
+    assert_eq!(hup.replace("generation 2, age 2", "generation 1, age 1"), start);
+    if name.ends_with("panic") || name.ends_with("panics") {
+        let place = format!("panicked at examples/inspect/src/initialise.rs:{}:", line_of_the_panic());
+        assert!(start.contains(&place), "{place:?} is not in: {start}");
+    }
+}
+
+/// Where `inspect` panics when it is asked to.
+fn line_of_the_panic() -> usize {
+    let source = include_str!("../examples/inspect/src/initialise.rs");
+    let line = source.lines().position(|line| line.contains("panic!(\"inspect: asked to panic\")"));
+    line.expect("it panics somewhere") + 1
 }
 
 /// The last line of standard error, without the program's name.

@@ -194,6 +194,73 @@ fn a_library_that_ends_the_probe_is_told_with_what_to_do() {
 }
 
 #[test]
+fn check_begins_a_worker_and_ends_it_again() {
+    let site = Site::new("check_trial");
+    site.mine("log");
+    site.install(programs().fixture("exchange"), "app.so");
+    site.install(programs().fixture("hooks"), "hooks.so");
+    let trace = format!("FX_TRACE={}", site.join("trace").display());
+    for preload in [&[][..], &["--preload"]] {
+        site.write("trace", "");
+        let words =
+            ["check", "--hooks", "hooks.so", "-e", &trace, "--error-logfile", "log", "app.so:blocking"];
+        let output = tool(&site, &[&words[..], preload].concat());
+        assert!(said(&output, 0).starts_with("OK: would serve app.so:blocking on "), "{output:?}");
+        let trace = site.read("trace");
+        let steps: Vec<&str> = trace.lines().filter_map(|line| line.split(' ').next()).collect();
+        // As a worker, once each: nobody else has lived, and none has been told of a process that came or went.
+        let life = [
+            "post_fork",
+            "start",
+            "ready",
+            "post_worker_init",
+            "drain",
+            "shutdown",
+            "dropped",
+            "worker_exit",
+        ];
+        assert_eq!(steps, life, "{trace}");
+        // A server that runs has this log.
+        assert_eq!(site.read("log"), "");
+    }
+    assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
+}
+
+#[test]
+fn check_says_what_only_a_worker_finds() {
+    let site = Site::new("check_worker");
+    site.install(programs().inspect(1), "app.so");
+    site.install(programs().fixture("hooks"), "hooks.so");
+    for (variable, code, part) in [
+        ("INSPECT_INIT=start:fail", 4, "app.so:app failed to start: inspect: asked to fail"),
+        ("INSPECT_INIT=probe-ok:fail", 4, "app.so:app failed to load: inspect: asked to fail"),
+        (
+            "INSPECT_INIT=start:exit:0",
+            3,
+            "a worker exited with code 0 before it was ready (generation 1, age 1, while starting",
+        ),
+        ("INSPECT_INIT=start:abort", 3, "a worker was killed by SIGABRT before it was ready"),
+        (
+            "INSPECT_INIT=start:hang",
+            3,
+            "a worker was not ready within boot_timeout (generation 1, age 1, while starting",
+        ),
+        ("FX_HOOK=post_worker_init:fail", 4, "the hook post_worker_init of "),
+    ] {
+        let timeout = if variable.ends_with("hang") { "2" } else { "60" };
+        let output = tool(
+            &site,
+            &["check", "--hooks", "hooks.so", "--boot-timeout", timeout, "-e", variable, "app.so"],
+        );
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), &b""[..]), "{stderr}");
+        assert_eq!(stderr.lines().filter(|line| line.starts_with("rgunicorn: ")).count(), 1, "{stderr}");
+        assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
+    }
+    assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
+}
+
+#[test]
 fn check_says_in_one_line_what_a_start_would_do() {
     let site = Site::new("check");
     site.install(programs().inspect(1), "app.so");

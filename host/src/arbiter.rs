@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Sources};
-use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT, StartError};
+use crate::error::{EXIT_SETTINGS, StartError};
 use crate::generation::Generation;
 use crate::image::{self, RuntimeDir};
 use crate::inherit::Inheritance;
@@ -35,7 +35,7 @@ use crate::listener::Listener;
 use crate::logging;
 use crate::oom::OomCounter;
 use crate::pidfile::Pidfile;
-use crate::probe::advice;
+use crate::probe::{Refusal, account};
 use crate::roster::{Action, Roster, Timeouts, Was};
 use crate::runtime::Inherited;
 use crate::scoreboard::{Command, ExitReason, Scoreboard, SlotWriter};
@@ -303,21 +303,9 @@ impl Arbiter {
             self.rouse_others();
         }
         if was == Was::Booting {
-            // A worker that could not boot left a sentence; one that was killed, or left by itself, could not.
-            let last_words = message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
-            let (why, exit_code) = match (message, ended) {
-                // Any other code is not ours: the application has left by itself, whatever it said before.
-                (Some(message), Ended::Exited(code @ (EXIT_WORKER_BOOT | EXIT_APP_LOAD))) => (message, code),
-                _ if child.late => (
-                    format!("a worker was not ready within boot_timeout ({account}){last_words}"),
-                    EXIT_WORKER_BOOT,
-                ),
-                _ => (
-                    format!("a worker {ended} before it was ready ({account}){last_words}{}", advice(ended)),
-                    EXIT_WORKER_BOOT,
-                ),
-            };
-            if !self.new_worker_failed(child.generation, &why, exit_code, now) {
+            let refusal = Refusal::not_ready(message, ended, child.late, &account);
+            let why = refusal.sentence;
+            if !self.new_worker_failed(child.generation, &why, refusal.exit_code, now) {
                 log::error!("Worker (pid:{pid}) failed to boot: {why}");
             }
             return;
@@ -355,25 +343,10 @@ impl Arbiter {
     fn account(&mut self, child: &Child, ended: Ended) -> String {
         use std::fmt::Write;
         let view = self.scoreboard.view(child.slot);
-        let mut text = format!("generation {}, age {}, while {}", child.generation, child.age, view.stage());
-        // An abort lies in the C library, whoever called it: its place says nothing.
-        if let (Ended::Killed { signal, .. }, Some(crash)) = (ended, view.crash())
-            && signal != Signal::SIGABRT as i32
-        {
-            let name = |address| {
-                let index = view.image_at(address)?;
-                let held = self.generations.get(&child.generation)?;
-                held.generation.images().nth(index).map(|image| image.original.display().to_string())
-            };
-            // Writing to a String cannot fail.
-            let _ = write!(text, ", address {:#x}, at pc {:#x}", crash.address, crash.pc);
-            let _ = match (name(crash.pc), name(crash.caller)) {
-                (Some(image), _) => write!(text, " in {image}"),
-                (None, Some(image)) => write!(text, " in a library called from {image}"),
-                (None, None) => write!(text, " in no plugin of ours"),
-            };
-        }
+        let generation = self.generations.get(&child.generation).map(|held| &held.generation);
+        let mut text = account(&view, ended, child.generation, child.age, generation);
         if let Some(request) = view.current_request() {
+            // Writing to a String cannot fail.
             let _ = write!(text, ", in {}", request.account());
         }
         if !child.killed {

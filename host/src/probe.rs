@@ -83,6 +83,59 @@ impl Refusal {
         );
         Self::new(EXIT_WORKER_BOOT, sentence)
     }
+
+    /// Of a worker that has ended before it was ready, by itself or because it was `late`; `account` says which it was
+    /// and what it was doing.
+    pub fn not_ready(message: Option<String>, ended: Ended, late: bool, account: &str) -> Self {
+        // A worker that could not boot left a sentence; one that was killed, or left by itself, could not.
+        let last_words = message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+        match (message, ended) {
+            // Any other code is not ours: the application has left by itself, whatever it said before.
+            (Some(message), Ended::Exited(code @ (EXIT_WORKER_BOOT | EXIT_APP_LOAD))) => {
+                Self::new(code, message)
+            }
+            _ if late => {
+                let sentence = format!("a worker was not ready within boot_timeout ({account}){last_words}");
+                Self::new(EXIT_WORKER_BOOT, sentence)
+            }
+            _ => {
+                let advice = advice(ended);
+                let sentence =
+                    format!("a worker {ended} before it was ready ({account}){last_words}{advice}");
+                Self::new(EXIT_WORKER_BOOT, sentence)
+            }
+        }
+    }
+}
+
+/// Of a worker that has ended: which it was, what it was doing, and where a fault lies. `generation` is its own, if it
+/// is still known.
+pub(crate) fn account(
+    view: &SlotView,
+    ended: Ended,
+    number: u64,
+    age: u64,
+    generation: Option<&Generation>,
+) -> String {
+    use std::fmt::Write;
+    let mut text = format!("generation {number}, age {age}, while {}", view.stage());
+    // An abort lies in the C library, whoever called it: its place says nothing.
+    if let (Ended::Killed { signal, .. }, Some(crash)) = (ended, view.crash())
+        && signal != libc::SIGABRT
+    {
+        let name = |address| {
+            let image = generation?.images().nth(view.image_at(address)?)?;
+            Some(image.original.display().to_string())
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(text, ", address {:#x}, at pc {:#x}", crash.address, crash.pc);
+        let _ = match (name(crash.pc), name(crash.caller)) {
+            (Some(image), _) => write!(text, " in {image}"),
+            (None, Some(image)) => write!(text, " in a library called from {image}"),
+            (None, None) => write!(text, " in no plugin of ours"),
+        };
+    }
+    text
 }
 
 /// What to do about code that has ended its process instead of returning: the end of a sentence.

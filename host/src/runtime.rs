@@ -145,6 +145,14 @@ impl Runtime {
         Ok(Box::leak(Box::new(Self::new(generation, slot, &[], 0, false)?)))
     }
 
+    /// Trial: a runtime as the first worker's, without listeners; it never serves.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn for_trial(generation: Generation, slot: SlotWriter) -> io::Result<&'static Self> {
+        Ok(Box::leak(Box::new(Self::new(generation, slot, &[], 1, false)?)))
+    }
+
     /// Worker: the runtime of this process.
     ///
     /// # Errors

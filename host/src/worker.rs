@@ -228,18 +228,7 @@ fn serve(
     let Loaded { hooks, class, apps } = load(runtime)?;
     publish_load_ranges(&slot, generation);
     // 6. What belongs after the last fork: threads, pools, runtimes.
-    for (index, app) in apps.iter().enumerate() {
-        let mount = &generation.mounts[index];
-        let image = &generation.apps[mount.image];
-        let name = format!("{}:{}", image.original.display(), mount.name);
-        let facts = plugin::app_host(runtime.facts(index));
-        slot.set_stage(&format!("starting {name}"));
-        app.start(facts)
-            .map_err(|error| plugin::failed(image, &mount.name, "failed to start", error.message()))?;
-        slot.set_stage(&format!("making {name} ready"));
-        app.ready()
-            .map_err(|error| plugin::failed(image, &mount.name, "did not become ready", error.message()))?;
-    }
+    start_applications(runtime, &apps)?;
     hooks.post_worker_init(runtime)?;
     if hooks.hear_of_service() {
         runtime.set_hooks(hooks);
@@ -255,17 +244,67 @@ fn serve(
     if served.is_ok() && runtime.has_abandoned_calls() {
         log::debug!("a call is still inside an application: the applications are not shut down");
     } else if served.is_ok() {
-        runtime.drain_apps();
-        for app in runtime.take_apps() {
-            app.shutdown();
-            plugin::destroy(app);
-        }
+        end_applications(runtime);
     }
     runtime.finish();
     log::info!("Worker exiting (pid: {})", std::process::id());
     served.map_err(|error| {
         boot(format!("the worker class {} failed: {error}", generation.class.original.display()))
     })
+}
+
+/// Trial (the child of `check`): what a worker does, but for all that needs a socket: the class is opened, and not run.
+/// `ready` is called where a worker would be.
+pub(crate) fn rehearse(runtime: &'static Runtime, ready: impl FnOnce()) -> Result<(), Failure> {
+    let slot = runtime.slot();
+    plugin::note_panics(slot);
+    // With a template the hook comes when all is loaded, without one before.
+    let preload = runtime.generation().config.preload;
+    let first = |hooks: &Hooks| if preload { Ok(()) } else { hooks.post_fork(runtime) };
+    let Loaded { hooks, apps, .. } = load(runtime, &[], first)?;
+    if preload {
+        hooks.post_fork(runtime)?;
+    }
+    publish_load_ranges(&slot, runtime.generation());
+    start_applications(runtime, &apps)?;
+    hooks.post_worker_init(runtime)?;
+    if hooks.hear_of_service() {
+        runtime.set_hooks(hooks);
+    }
+    plugin::log_panics();
+    ready();
+    slot.set_stage("shutting down");
+    runtime.set_apps(apps);
+    end_applications(runtime);
+    runtime.finish();
+    Ok(())
+}
+
+/// Worker, Trial: each application begins to live, in the order of the mounts.
+fn start_applications(runtime: &'static Runtime, apps: &[AppHandle<'static>]) -> Result<(), PluginError> {
+    let (slot, generation) = (runtime.slot(), runtime.generation());
+    for (index, app) in apps.iter().enumerate() {
+        let mount = &generation.mounts[index];
+        let image = &generation.apps[mount.image];
+        let name = format!("{}:{}", image.original.display(), mount.name);
+        let facts = plugin::app_host(runtime.facts(index));
+        slot.set_stage(&format!("starting {name}"));
+        app.start(facts)
+            .map_err(|error| plugin::failed(image, &mount.name, "failed to start", error.message()))?;
+        slot.set_stage(&format!("making {name} ready"));
+        app.ready()
+            .map_err(|error| plugin::failed(image, &mount.name, "did not become ready", error.message()))?;
+    }
+    Ok(())
+}
+
+/// Worker, Trial: no exchange is left in any application.
+fn end_applications(runtime: &'static Runtime) {
+    runtime.drain_apps();
+    for app in runtime.take_apps() {
+        app.shutdown();
+        plugin::destroy(app);
+    }
 }
 
 /// Worker, Template: opens what the generation runs and creates its applications. The hooks first, because one of them

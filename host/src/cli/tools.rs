@@ -201,7 +201,7 @@ fn inspect_request(matches: &ArgMatches) -> Result<Invocation, CliError> {
 
 fn check_command() -> Command {
     let settings = SETTINGS.iter().filter(|setting| setting.place != Place::CommandLine);
-    tool(CHECK, "Does what a start with the same words would do, but for binding and serving, and says what comes of it.")
+    tool(CHECK, "Does what a start with the same words would do, up to a worker that is ready and ends, but for binding and serving; says what comes of it.")
         .override_usage("rgunicorn check [OPTIONS] [APP]")
         .after_help(
             "The exit code is that of a start with the same words: 0 if it would serve, 1 for settings and files, 2 for \
