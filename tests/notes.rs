@@ -194,6 +194,11 @@ fn settings_are_judged_before_they_go_live() {
     let worker = server.workers();
     for (table, complaint) in [
         (table(&site, 0), "`pool` must be at least 1"),
+        (
+            table(&site, 1).replace("pool = 1", "pool = 'two'"),
+            "failed to load: the setting `pool` is wrong: invalid type: string \"two\", expected usize; see the table \
+             [app.app] of the configuration file",
+        ),
         (table(&site, 1) + "color = 1\n", "unknown field `color`"),
         (table(&site, 1).replace("/uploads", "/downloads"), "must name a directory"),
         ("\n[app.app]\npool = 1\n".to_owned(), "missing field `database`"),

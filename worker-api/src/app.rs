@@ -74,11 +74,18 @@ pub trait Application: Send + Sync + 'static {
 #[derive(Clone, Copy)]
 pub struct WorkerFacts<'x> {
     host: AppHostHandle<'x>,
+    /// The application that is created, by its name in the library; none after create, and in the kit.
+    #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "what is wrong with a setting says it"))]
+    pub(crate) application: Option<&'x str>,
 }
 
 impl<'x> WorkerFacts<'x> {
     pub(crate) fn new(host: AppHostHandle<'x>) -> Self {
-        Self { host }
+        Self { host, application: None }
+    }
+
+    pub(crate) fn to_create(host: AppHostHandle<'x>, application: &'x [u8]) -> Self {
+        Self { host, application: std::str::from_utf8(application).ok() }
     }
 
     /// The process id.

@@ -187,7 +187,7 @@ impl<L: AppLibrary + 'static> AppExport<L> {
         // SAFETY: lent for the call, by the contract of `create`.
         let name = unsafe { name.as_slice() };
         // SAFETY: valid for the life of the process, by the contract of `create`.
-        let facts = WorkerFacts::new(unsafe { AppHostHandle::new(host) });
+        let facts = WorkerFacts::to_create(unsafe { AppHostHandle::new(host) }, name);
         let refused = |outcome| Created {
             outcome,
             app: AppObject { this: std::ptr::null_mut(), table: abi::app_table::<App>() },

@@ -36,20 +36,31 @@ impl WorkerFacts<'_> {
     /// ```
     ///
     /// # Errors
-    /// A sentence that says what is wrong with which setting.
+    /// A sentence that says which setting is wrong, what was found, what is wanted, and where it is looked for.
     pub fn settings_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        read(self.settings())
+        read(self.settings(), self.application)
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(settings: &str) -> Result<T, Error> {
+fn read<T: serde::de::DeserializeOwned>(settings: &str, application: Option<&str>) -> Result<T, Error> {
     // By way of a value: an error of the text itself would name a line and a column of JSON that nobody wrote.
     let value: serde_json::Value = serde_json::from_str(settings)
         .map_err(|error| Error::new(format!("cannot read the application's settings: {error}")))?;
-    serde_json::from_value(value).map_err(|error| {
-        Error::new(format!(
-            "the application's settings are wrong: {error}; see its table [app.NAME] in the configuration file"
-        ))
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let what = match path.as_str() {
+            // What is missing has no path of its own, and serde's sentence names it.
+            "." => "the application's settings are wrong".to_owned(),
+            path => format!("the setting `{path}` is wrong"),
+        };
+        // The server alone knows which of the two it was.
+        let place = match application {
+            Some(name) => {
+                format!("the table [app.{name}] of the configuration file, or the settings of the mount")
+            }
+            None => "the application's table in the configuration file".to_owned(),
+        };
+        Error::new(format!("{what}: {}; see {place}", error.inner()))
     })
 }
 
@@ -62,18 +73,46 @@ mod tests {
     struct Settings {
         #[serde(default)]
         pool: u32,
+        #[serde(default)]
+        servers: Vec<Server>,
+    }
+
+    #[derive(serde::Deserialize, Debug)]
+    struct Server {
+        port: u16,
     }
 
     #[test]
     fn a_table_becomes_a_type_or_a_sentence() {
-        assert_eq!(read::<Settings>("{}").unwrap().pool, 0);
-        assert_eq!(read::<Settings>(r#"{"pool":4}"#).unwrap().pool, 4);
+        let read = |text| read::<Settings>(text, Some("shop"));
+        assert_eq!(read("{}").unwrap().pool, 0);
+        assert_eq!(read(r#"{"pool":4}"#).unwrap().pool, 4);
+        assert_eq!(read(r#"{"servers":[{"port":80}]}"#).unwrap().servers[0].port, 80);
         for (text, complaint) in [
-            (r#"{"pool":"4"}"#, "invalid type: string \"4\", expected u32"),
-            (r#"{"pol":4}"#, "unknown field `pol`, expected `pool`"),
+            (r#"{"pool":"4"}"#, "the setting `pool` is wrong: invalid type: string \"4\", expected u32"),
+            (
+                r#"{"servers":[{"port":80},{"port":65536}]}"#,
+                "the setting `servers[1].port` is wrong: invalid value: integer `65536`, expected u16",
+            ),
+            (r#"{"servers":[{}]}"#, "the setting `servers[0]` is wrong: missing field `port`"),
+            (r#"{"pol":4}"#, "the setting `pol` is wrong: unknown field `pol`, expected `pool` or `servers`"),
         ] {
-            let error = read::<Settings>(text).unwrap_err().to_string();
-            assert!(error.contains(complaint) && error.contains("[app.NAME]"), "{error}");
+            let error = read(text).unwrap_err().to_string();
+            let place = "see the table [app.shop] of the configuration file, or the settings of the mount";
+            assert!(error.starts_with(complaint) && error.ends_with(place), "{error}");
         }
+    }
+
+    #[test]
+    fn without_a_name_none_is_made_up() {
+        let error = super::read::<Settings>(r#"{"pool":-1}"#, None).unwrap_err().to_string();
+        let wanted = "the setting `pool` is wrong: invalid value: integer `-1`, expected u32; see the application's \
+                      table in the configuration file";
+        assert_eq!(error, wanted);
+        let error = super::read::<Server>("{}", None).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the application's settings are wrong: missing field `port`; see "),
+            "{error}"
+        );
     }
 }
