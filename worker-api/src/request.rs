@@ -295,7 +295,8 @@ impl<'x> Request<'x> {
         (0..).map_while(|index| self.handle().trailer(index))
     }
 
-    /// Whether the client is known to have closed the connection. Does not wait.
+    /// Whether the client is known to have closed the connection. Does not wait. Over TCP that takes a reset, as for
+    /// [`AsyncRequest::client_gone`](crate::asynchronous::AsyncRequest::client_gone).
     #[must_use]
     pub fn client_gone(&self) -> bool {
         self.handle().client_gone()

@@ -108,6 +108,9 @@ impl Connection {
     ///
     /// A service need not ask: when the client leaves, its future and its body are dropped. Who does ask is not
     /// dropped but woken, and ends in its own way.
+    ///
+    /// Over TCP that takes a reset: a client that closes in the ordinary way may still read, and counts as there. Set
+    /// `request_timeout`, which is 0 by default, for those. Over a Unix socket a close is seen.
     pub async fn client_gone(&self) {
         self.0.client_gone().await;
     }
