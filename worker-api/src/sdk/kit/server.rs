@@ -2,8 +2,9 @@
 //!
 //! It owns the server's process and a directory for its configuration and log. The library is the one that `cargo test`
 //! has built; the program is named by the variable `RGUNICORN`, or lies beside it, or is found in `PATH`. What a newcomer gets wrong: for
-//! a library that has no other kind than `cdylib`, `cargo test` builds no file, and what an earlier `cargo build` has left
-//! is tested instead. With `crate-type = ["cdylib", "rlib"]` each `cargo test` builds it. Unit tests alone need no file.
+//! a library that has no other kind than `cdylib`, `cargo test` builds no file, and there is only what an earlier
+//! `cargo build` has left; where its sources have changed since, it is refused ([`changed_since`]). With `crate-type =
+//! ["cdylib", "rlib"]` each `cargo test` builds it. Unit tests alone need no file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,8 +12,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::Error;
 use crate::sdk::kit::Answer;
@@ -46,7 +48,7 @@ impl Server {
     /// has them. Returns when its first worker serves.
     ///
     /// # Errors
-    /// What is missing, or what the server said when it could not start.
+    /// What is missing, or out of date, or what the server said when it could not start.
     pub fn start(library: &str, name: &str, settings: &str) -> Result<Self, Error> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let file = library_file(library)?;
@@ -201,22 +203,65 @@ impl Drop for Server {
     }
 }
 
-/// The library as this `cargo test` has built it: the newer of the two places where it may lie.
+/// The library as this `cargo test` has built it.
 fn library_file(library: &str) -> Result<PathBuf, Error> {
+    static BEGIN: OnceLock<SystemTime> = OnceLock::new();
+    let begin = *BEGIN.get_or_init(SystemTime::now);
     let test = std::env::current_exe()?;
     // target/PROFILE/deps/test-0123456789abcdef
-    let deps = test.parent().unwrap_or(Path::new("."));
+    newest(test.parent().unwrap_or(Path::new(".")), library, begin)
+}
+
+/// The newer of the two files that it may be: `cargo test` leaves it in `deps`, `cargo build` above that, too.
+fn newest(deps: &Path, library: &str, begin: SystemTime) -> Result<PathBuf, Error> {
+    const KINDS: &str = "`crate-type = [\"cdylib\", \"rlib\"]`";
     let name = format!("lib{library}.so");
-    let places = [deps.join(&name), deps.with_file_name(&name)];
-    let newest = places.iter().filter_map(|place| Some((fs::metadata(place).ok()?.modified().ok()?, place)));
-    match newest.max() {
-        Some((_, place)) => Ok(place.clone()),
-        None => Err(Error::new(format!(
-            "there is no {name} in {}; `cargo test` builds it for tests in `tests/`, of the package whose library it \
-             is, if that has `crate-type = [\"cdylib\", \"rlib\"]`",
-            deps.display()
-        ))),
-    }
+    let (tested, built) = (deps.join(&name), deps.with_file_name(&name));
+    let place = match (modified(&tested), modified(&built)) {
+        (Some(tested_at), built_at) if built_at.is_none_or(|built_at| built_at < tested_at) => tested,
+        (_, Some(built_at)) => {
+            if let Some(source) = changed_since(&built, built_at, begin) {
+                return Err(Error::new(format!(
+                    "{} is older than {}, and would be tested as it was: `cargo test` builds the library of a package \
+                     that has {KINDS}; for any other, run `cargo build` first",
+                    built.display(),
+                    source.display()
+                )));
+            }
+            built
+        }
+        (_, None) => {
+            return Err(Error::new(format!(
+                "there is no {name} in {}; `cargo test` builds it for tests in `tests/`, of the package whose library \
+                 it is, if that has {KINDS}",
+                deps.display()
+            )));
+        }
+    };
+    Ok(place)
+}
+
+/// A source of this library that was written after it, and before the tests began: then cargo has not built the library
+/// for them. What is saved while they run cargo could not know.
+///
+/// The sources are those that cargo names in a file beside whatever `cargo build` leaves. A library that `cargo test` has
+/// built is newer than that one, and needs no such look. Cargo goes by the same times: what it calls fresh has no source
+/// that is newer.
+fn changed_since(library: &Path, at: SystemTime, begin: SystemTime) -> Option<PathBuf> {
+    // One line, `LIBRARY: SOURCE SOURCE`, with a backslash before the spaces within a name.
+    let rule = fs::read_to_string(library.with_extension("d")).ok()?;
+    let (_, sources) = rule.split_once(": ")?;
+    let sources = sources.trim_end().replace("\\ ", "\0");
+    sources
+        .split(' ')
+        .map(|name| PathBuf::from(name.replace('\0', " ")))
+        // Where the configuration has them relative to somewhere, it is not known to what.
+        .filter(|source| source.is_absolute())
+        .find(|source| modified(source).is_some_and(|changed| at < changed && changed < begin))
+}
+
+fn modified(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).ok()?.modified().ok()
 }
 
 /// A whole answer, read to the connection's end.
@@ -270,6 +315,59 @@ fn chunks(mut rest: &[u8]) -> Option<(Vec<u8>, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri cannot set the time of a file")]
+    fn a_library_that_is_older_than_its_sources_is_not_tested() {
+        let directory = std::env::temp_dir().join(format!("kit-{}", std::process::id()));
+        let deps = directory.join("debug/deps");
+        fs::create_dir_all(&deps).unwrap();
+        let begin = SystemTime::now();
+        let write = |name: &str, text: &str, seconds_ago: u64| {
+            fs::write(directory.join(name), text).unwrap();
+            let file = fs::File::options().write(true).open(directory.join(name)).unwrap();
+            file.set_modified(begin - Duration::from_secs(seconds_ago)).unwrap();
+        };
+        let found = || {
+            let place = newest(&deps, "shop", begin).map_err(|error| error.to_string())?;
+            Ok(place.strip_prefix(&directory).unwrap().to_owned())
+        };
+        let is_refused = |said: &str| found().is_err_and(|error: String| error.contains(said));
+        assert!(is_refused("there is no libshop.so in "));
+
+        // After `cargo build`.
+        write("lib.rs", "", 50);
+        write("the other.rs", "", 50);
+        let lines = format!(
+            "{0}/debug/libshop.so: relative.rs {0}/gone.rs {0}/lib.rs {0}/the other.rs\n",
+            directory.display()
+        );
+        write("debug/libshop.d", &lines.replace("the other", "the\\ other"), 40);
+        write("debug/libshop.so", "", 40);
+        write("debug/deps/libshop.so", "", 40);
+        let built = Ok(PathBuf::from("debug/libshop.so"));
+        assert_eq!(found(), built);
+        // `cargo test` leaves it as it is.
+        write("the other.rs", "", 30);
+        assert!(is_refused("debug/libshop.so is older than "), "{:?}", found());
+        assert!(is_refused("the other.rs, and would be tested as it was"), "{:?}", found());
+        // Or builds it.
+        write("debug/deps/libshop.so", "", 20);
+        assert_eq!(found(), Ok(PathBuf::from("debug/deps/libshop.so")));
+        // `cargo build` follows, and somebody saves a file while the tests run.
+        write("debug/libshop.so", "", 10);
+        fs::File::options()
+            .write(true)
+            .open(directory.join("lib.rs"))
+            .unwrap()
+            .set_modified(begin + Duration::from_secs(5))
+            .unwrap();
+        assert_eq!(found(), built);
+        // Nobody knows what it was made of.
+        fs::remove_file(directory.join("debug/libshop.d")).unwrap();
+        assert_eq!(found(), built);
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn answers_are_read_to_their_end() {
