@@ -52,6 +52,8 @@ pub mod prelude {
 /// Pages for authors: what they show in Rust is compiled with the examples of this crate.
 #[cfg(all(doctest, feature = "kit", feature = "settings", feature = "tower"))]
 mod pages {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
     #[doc = include_str!("../../docs/APPLICATIONS.md")]
     mod applications {}
     #[doc = include_str!("../../docs/HOOKS.md")]
