@@ -303,6 +303,50 @@ fn a_probe_that_runs_plugin_code_holds_no_socket_of_the_master() {
 }
 
 #[test]
+fn a_reload_makes_a_removed_socket_anew() {
+    let site = Site::new("ctl_removed");
+    let mut server =
+        launch(&site).with(|settings| _ = settings.text("monitor_bind", "unix:health.sock")).start();
+    wait_for("the monitor", || ctl(&site, "status").status.success());
+    for name in ["control.sock", "health.sock"] {
+        fs::remove_file(site.join(name)).expect("it is there");
+    }
+    assert!(!ctl(&site, "status").status.success());
+    // One that is refused changes nothing.
+    server.configure(|settings| _ = settings.raw("workers", "0"));
+    let verdict = server.reload();
+    server.expect_error(&verdict);
+    assert!(!site.join("control.sock").exists());
+    server.configure(|settings| _ = settings.raw("workers", "1"));
+    server.reload_well();
+    wait_for("an answer", || ctl(&site, "status").status.success());
+    let health = harness::Address::Unix(site.join("health.sock"));
+    assert_eq!(health.get("/livez").expect("it answers, too").status, 200);
+    let mode = fs::metadata(site.join("control.sock")).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(server.messages("was gone; it is bound again").len(), 2, "{}", server.log());
+    finish(&site, server);
+    assert!(!site.join("health.sock").exists());
+}
+
+#[test]
+fn a_path_that_is_too_long_is_an_error_of_the_configuration() {
+    let site = Site::new("ctl_long");
+    let name = "c".repeat(108);
+    for check in [&[][..], &["--check-config"]] {
+        let ended = launch(&site).with(|settings| _ = settings.text("control_socket", &name)).args(check);
+        let ended = ended.start_in_vain();
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        let says = [
+            "'control_socket'".to_owned(),
+            format!("the path {} has ", site.join(&name).display()),
+            " bytes and a Unix socket's may have 107; choose a shorter one".to_owned(),
+        ];
+        assert!(says.iter().all(|part| ended.stderr.contains(part)), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_failed_start_leaves_neither_a_monitor_nor_a_socket() {
     let site = Site::new("ctl_failed_start");
     let ended = launch(&site)

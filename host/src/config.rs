@@ -612,7 +612,7 @@ fn resolve(
         reload: resolver.flag("reload"),
         reload_extra_files: resolver.reload_extra_files()?,
         monitor_bind,
-        control_socket: resolver.path("control_socket"),
+        control_socket: resolver.control_socket()?,
         statsd,
         proc_name: resolver.proc_name(),
         pidfile: resolver.path("pidfile"),

@@ -81,6 +81,23 @@ impl Monitors {
         Ok(())
     }
 
+    /// Master: makes those anew whose file was removed, for the monitor that is about to be forked.
+    fn restore(&mut self, config: &Config) {
+        let owner = config.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        for (socket, umask, owner) in
+            [(&mut self.health, config.umask, owner), (&mut self.control, OWNER_ONLY, None)]
+        {
+            let Some(lost) = socket.as_ref().filter(|listener| listener.is_lost()) else { continue };
+            match Listener::bind(lost.address(), umask).and_then(|new| make_ready(new, umask, owner)) {
+                Ok(new) => {
+                    log::warn!("the file of {new} was gone; it is bound again");
+                    *socket = Some(new);
+                }
+                Err(error) => log::warn!("the file of {lost} is gone: {error}"),
+            }
+        }
+    }
+
     /// Their sockets.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.health.iter().chain(&self.control)
@@ -138,6 +155,10 @@ fn open(
 ) -> Result<Listener, ListenerError> {
     // After USR2 the old master's monitor has it, too.
     let listener = passed.take(address).unwrap_or_else(|| Listener::bind(address, umask))?;
+    make_ready(listener, umask, owner)
+}
+
+fn make_ready(listener: Listener, umask: u32, owner: Option<(u32, u32)>) -> Result<Listener, ListenerError> {
     let ready = listener.set_access(umask, owner).and_then(|()| listener.listen(BACKLOG));
     match ready {
         Ok(()) => Ok(listener),
@@ -252,13 +273,17 @@ impl Arbiter {
             self.dismiss_monitors(now);
             return;
         }
-        let Some((generation, held)) = self.monitored() else { return };
+        let Some((generation, _)) = self.monitored() else { return };
+        let Some(held) = self.generations.get(&generation) else { return };
         if self.monitors.current.as_ref().is_some_and(|current| current.generation == generation) {
             return;
         }
         let wanted = monitor::is_wanted(&held.generation.config);
         if wanted && self.monitors.not_before.is_some_and(|until| until > now) {
             return;
+        }
+        if wanted {
+            self.monitors.restore(&held.generation.config);
         }
         let forked = wanted.then(|| self.fork_monitor(held, generation, now));
         match forked.transpose() {

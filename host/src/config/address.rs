@@ -70,14 +70,7 @@ impl BindAddress {
                 return Ok(Self { text: text.to_owned(), kind: BindKind::Abstract(name.to_owned()) });
             }
             let path = directory.join(path);
-            let length = path.as_os_str().len();
-            // The listener finds that as well, but `check` binds nothing.
-            if length > LONGEST_NAME {
-                return Err(format!(
-                    "the path {} has {length} bytes and a Unix socket's may have {LONGEST_NAME}; choose a shorter one",
-                    path.display()
-                ));
-            }
+            judge_length(&path)?;
             return Ok(Self { text: text.to_owned(), kind: BindKind::Unix(path) });
         }
         if let Some(descriptor) = text.strip_prefix("fd://") {
@@ -96,6 +89,21 @@ impl BindAddress {
         };
         Ok(Self { text: text.to_owned(), kind: BindKind::Tcp(address) })
     }
+}
+
+/// Whether a Unix socket can have this path. The listener finds that as well, but `check` binds nothing.
+///
+/// # Errors
+/// Why not, as the end of a sentence.
+pub(super) fn judge_length(path: &Path) -> Result<(), String> {
+    let length = path.as_os_str().len();
+    if length <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(format!(
+        "the path {} has {length} bytes and a Unix socket's may have {LONGEST_NAME}; choose a shorter one",
+        path.display()
+    ))
 }
 
 /// What stands behind `fd://`: a number, or a name of the service manager's. Whether there is such a socket only the

@@ -3,8 +3,11 @@
 //! Owns the reading of these settings. Does not own the sockets, which the master binds, nor the monitor. A newcomer
 //! might let the monitor share an address with the workers: half of the requests would then reach the wrong one.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use super::address::judge_length;
 use super::{BindAddress, BindKind, ConfigError, Resolver};
 
 /// Where metrics are sent, and how they are named.
@@ -49,6 +52,15 @@ impl Resolver<'_> {
             backlog: self.flag("enable_backlog_metric"),
             tags: if tags.is_empty() { tags } else { format!("|#{tags}") },
         }))
+    }
+
+    /// Probe: where the control socket is to be, if there is to be one.
+    pub(super) fn control_socket(&self) -> Result<Option<PathBuf>, ConfigError> {
+        let path = self.path("control_socket");
+        path.iter()
+            .try_for_each(|path| judge_length(path))
+            .map_err(|why| self.fail("control_socket", &why))?;
+        Ok(path)
     }
 
     /// Probe: the address for health and metrics, which must be none of the server's own.
