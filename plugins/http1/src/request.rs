@@ -334,7 +334,11 @@ impl Head {
                     }
                 }
                 6 if is("expect") => {
-                    check(value.eq_ignore_ascii_case(b"100-continue"), Error::Expectation)?;
+                    // A list, on however many lines (RFC 9110 sections 10.1.1 and 5.3): said twice it is the same wish.
+                    // One without members is nobody's, and refused like a wish that is not known.
+                    let mut expectations = members(value).filter(|member| !member.is_empty()).peekable();
+                    let known = |member: &[u8]| member.eq_ignore_ascii_case(b"100-continue");
+                    check(expectations.peek().is_some() && expectations.all(known), Error::Expectation)?;
                     self.expect_continue = true;
                 }
                 7 if is("upgrade") => {
