@@ -329,9 +329,10 @@ impl Runtime {
     fn stuck(&self, what: &str, time: Duration) {
         let what = readable(what.as_bytes());
         let seconds = time.as_secs_f64();
-        // The oldest need not be the culprit, but it waits for it.
+        // The oldest need not be the culprit, but it waits for it. One that its class has answered is not there any more.
         let request = self.slot.current_request().map(|request| {
-            format!("; {request} has waited for {:.1} s{}", request.age().as_secs_f64(), request.others())
+            let seconds = request.age().as_secs_f64();
+            format!("; the oldest request, {request}, has waited for {seconds:.1} s{}", request.others())
         });
         let request = request.unwrap_or_default();
         log::error!(

@@ -215,8 +215,8 @@ impl AsyncRequest {
         }
     }
 
-    /// The same request, for the body of a tower service and for whoever asks about the connection.
-    #[cfg(feature = "tower")]
+    /// The same request, for the body of a tower service, whoever asks about the connection, and who names it in a log.
+    #[cfg(feature = "tokio")]
     pub(crate) fn share(&self) -> Self {
         Self { gate: Arc::clone(&self.gate) }
     }

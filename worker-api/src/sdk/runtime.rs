@@ -9,7 +9,7 @@
 //! calling thread comes to, freezes whatever a handler has spawned until the next request. This one has a thread of its
 //! own.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::app::{App, WorkerFacts};
 use crate::asynchronous::{AsyncRequest, AsyncResponse};
 use crate::error::Error;
-use crate::sdk::watchdog::Watchdog;
+use crate::sdk::watchdog::{self, AtWork, Watchdog};
 
 /// How long the end of the runtime waits for blocking work (`spawn_blocking`) that goes on. Tasks are dropped where
 /// they wait.
@@ -290,15 +290,24 @@ enum Stage {
     Over,
 }
 
-/// With the library's watchdog awake for as long as the runtime has it.
-fn watched(
-    future: impl Future<Output = Result<(), Error>> + Send,
-) -> impl Future<Output = Result<(), Error>> + Send {
+/// With the library's watchdog awake for as long as the runtime has it, and told while it is polled.
+fn watched<Fut: Future<Output = Result<(), Error>> + Send + Unpin>(
+    mut future: Fut,
+    request: &AsyncRequest,
+) -> impl Future<Output = Result<(), Error>> + Send + use<Fut> {
     let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-    let at_work = shared.and_then(|background| background.watchdog.as_ref().map(Watchdog::at_work));
+    let at_work = shared.as_ref().and_then(|background| background.watchdog.as_ref()).map(|watchdog| {
+        // Only now, when it has to wait: most requests never do.
+        watchdog.at_work(watchdog::name(&request.method(), &request.target()))
+    });
+    drop(shared);
     async move {
-        let _at_work = at_work;
-        future.await
+        let at_work = at_work;
+        poll_fn(|context| {
+            let _polled = at_work.as_ref().map(AtWork::polled);
+            Pin::new(&mut future).poll(context)
+        })
+        .await
     }
 }
 
@@ -316,13 +325,14 @@ where
                 let handle = this.stand.ground.handle()?;
                 // Once for all of it: the part of a handler before its future, the future, and its drop.
                 let _entered = handle.enter();
+                let shown = request.share();
                 let mut future = (this.stand.handler)(request, response)
                     .ok_or_else(|| Error::new("the application was called before it was started"))?;
                 if let Poll::Ready(result) = Pin::new(&mut future).poll(context) {
                     return Poll::Ready(result);
                 }
                 // Its first poll there leaves the task's waker wherever this one has left the class's.
-                Stage::There(handle.spawn(watched(future)))
+                Stage::There(handle.spawn(watched(future, &shown)))
             }
             later => later,
         };

@@ -2,19 +2,24 @@
 //!
 //! It owns a thread that does nothing while no exchange is on the runtime. While one is, it puts a task there now and
 //! then, and looks whether that task has run. If it has not for the server's `timeout`, a handler or a task keeps the
-//! runtime's thread for itself, everybody behind it is stuck, and the host has the worker replaced.
+//! runtime's thread for itself, everybody behind it is stuck, and the host has the worker replaced. Which request that
+//! is, is known here only: it is the one whose poll has begun and not ended.
 //!
 //! What a newcomer gets wrong: time in which this process did not run, because it was stopped or the machine was busy,
 //! is not time in which the runtime was stuck. So looks are counted, and not seconds.
 
-use std::sync::Arc;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use crate::app::WorkerFacts;
+
+/// The longest name of a request (octets): what the host's table has room for.
+const NAME: usize = 256;
 
 /// Looks in vain until the runtime counts as stuck.
 const LOOKS: u32 = 4;
@@ -26,6 +31,8 @@ struct Shared {
     /// The thread waits until there is one.
     asleep: AtomicBool,
     over: AtomicBool,
+    /// The exchange that the runtime polls now, by name.
+    polled: Mutex<Option<Arc<str>>>,
 }
 
 /// The thread that looks.
@@ -40,20 +47,28 @@ impl Watchdog {
         let seconds: f64 = facts.server_setting("timeout")?.parse().ok()?;
         let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero())?;
         let host = facts.host();
-        let stuck = move || host.stuck("runtime of the application", timeout);
+        let stuck = move |polled: Option<Arc<str>>| {
+            let whom = polled.map_or_else(|| "a task that it has spawned".into(), |name| name);
+            host.stuck(&format!("runtime of the application (in {whom})"), timeout);
+        };
         Self::watching(handle.clone(), timeout / LOOKS, stuck)
     }
 
-    fn watching(handle: Handle, pause: Duration, stuck: impl FnOnce() + Send + 'static) -> Option<Self> {
+    fn watching(
+        handle: Handle,
+        pause: Duration,
+        stuck: impl FnOnce(Option<Arc<str>>) + Send + 'static,
+    ) -> Option<Self> {
         let shared = Arc::new(Shared {
             at_work: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            polled: Mutex::new(None),
         });
         let theirs = Arc::clone(&shared);
         let watch = move || {
             if theirs.finds_it_stuck(&handle, pause) {
-                stuck();
+                stuck(theirs.polled().clone());
             }
         };
         match thread::Builder::new().name("app-watch".to_owned()).spawn(watch) {
@@ -69,13 +84,13 @@ impl Watchdog {
 
     /// An exchange goes to the runtime. It is there until the guard is dropped, which its task does: one that was given
     /// up by its class, and goes on for all that, is still there.
-    pub(crate) fn at_work(&self) -> AtWork {
+    pub(crate) fn at_work(&self, name: Arc<str>) -> AtWork {
         self.shared.at_work.fetch_add(1, Ordering::SeqCst);
         // One swap for the first of a crowd, and a look for the others.
         if self.shared.asleep.load(Ordering::SeqCst) && self.shared.asleep.swap(false, Ordering::SeqCst) {
             self.thread().inspect(|thread| thread.unpark());
         }
-        AtWork(Arc::clone(&self.shared))
+        AtWork { shared: Arc::clone(&self.shared), name }
     }
 
     fn thread(&self) -> Option<&Thread> {
@@ -95,6 +110,10 @@ impl Drop for Watchdog {
 }
 
 impl Shared {
+    fn polled(&self) -> std::sync::MutexGuard<'_, Option<Arc<str>>> {
+        self.polled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the runtime was stuck, or else it is over.
     fn finds_it_stuck(&self, handle: &Handle, pause: Duration) -> bool {
         let mut in_vain = 0;
@@ -132,12 +151,48 @@ impl Shared {
 }
 
 /// An exchange on the runtime.
-pub(crate) struct AtWork(Arc<Shared>);
+pub(crate) struct AtWork {
+    shared: Arc<Shared>,
+    name: Arc<str>,
+}
+
+impl AtWork {
+    /// The runtime polls it until the guard is dropped.
+    pub(crate) fn polled(&self) -> Polled<'_> {
+        *self.shared.polled() = Some(Arc::clone(&self.name));
+        Polled(self)
+    }
+}
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        self.0.at_work.fetch_sub(1, Ordering::SeqCst);
+        self.shared.at_work.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// One poll of an exchange.
+pub(crate) struct Polled<'w>(&'w AtWork);
+
+impl Drop for Polled<'_> {
+    fn drop(&mut self) {
+        let mut polled = self.0.shared.polled();
+        // With `block_in_place` the runtime has a second thread for a while, and another one is polled there.
+        if polled.as_ref().is_some_and(|name| Arc::ptr_eq(name, &self.0.name)) {
+            *polled = None;
+        }
+    }
+}
+
+/// `GET /path?query`, without what no line has room for, or is no text.
+pub(crate) fn name(method: &[u8], target: &[u8]) -> Arc<str> {
+    let mut name = String::new();
+    let cut = target.len().min(NAME);
+    // Writing to a String cannot fail.
+    let _ = write!(name, "{} {}", String::from_utf8_lossy(method), String::from_utf8_lossy(&target[..cut]));
+    if cut < target.len() {
+        name.push('…');
+    }
+    name.into()
 }
 
 #[cfg(test)]
@@ -154,9 +209,11 @@ mod tests {
     #[test]
     fn a_runtime_that_stands_still_is_found_and_one_that_waits_is_not() {
         let (runtime, (told, heard)) = (runtime(), mpsc::channel());
-        let watchdog = Watchdog::watching(runtime.handle().clone(), PAUSE, move || told.send(()).unwrap());
+        let watchdog = Watchdog::watching(runtime.handle().clone(), PAUSE, move |polled| {
+            told.send(polled.as_deref().map(str::to_owned)).unwrap();
+        });
         let watchdog = watchdog.unwrap();
-        let waiting = watchdog.at_work();
+        let waiting = watchdog.at_work(name(b"GET", b"/waits"));
         // Many looks, each of which finds that it runs.
         assert_eq!(heard.recv_timeout(20 * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
         drop(waiting);
@@ -164,10 +221,37 @@ mod tests {
         let (release, released) = mpsc::channel::<()>();
         let stuck = runtime.spawn(async move { _ = released.recv() });
         assert_eq!(heard.recv_timeout(20 * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
-        let waiting = watchdog.at_work();
-        heard.recv_timeout(Duration::from_secs(30)).unwrap();
+        let waiting = watchdog.at_work(name(b"GET", b"/waits"));
+        // None of the exchanges is at fault.
+        assert_eq!(heard.recv_timeout(Duration::from_secs(30)).unwrap(), None);
         drop((waiting, release));
         runtime.block_on(stuck).unwrap();
+    }
+
+    #[test]
+    fn the_one_that_is_polled_is_named() {
+        let (runtime, (told, heard)) = (runtime(), mpsc::channel());
+        let watchdog = Watchdog::watching(runtime.handle().clone(), PAUSE, move |polled| {
+            told.send(polled.as_deref().map(str::to_owned)).unwrap();
+        });
+        let watchdog = watchdog.unwrap();
+        let oldest = watchdog.at_work(name(b"GET", b"/oldest"));
+        drop(oldest.polled());
+        let (release, released) = mpsc::channel::<()>();
+        let blocks = watchdog.at_work(name(b"POST", b"/blocks?x"));
+        let stuck = runtime.spawn(async move {
+            let _polled = blocks.polled();
+            _ = released.recv();
+        });
+        assert_eq!(heard.recv_timeout(Duration::from_secs(30)).unwrap().as_deref(), Some("POST /blocks?x"));
+        drop((oldest, release));
+        runtime.block_on(stuck).unwrap();
+    }
+
+    #[test]
+    fn a_name_is_text_of_a_length() {
+        assert_eq!(&*name(b"GET", b"/\xff"), "GET /\u{fffd}");
+        assert_eq!(&*name(b"GET", &[b'a'; 9000]), format!("GET {}…", "a".repeat(NAME)));
     }
 
     #[test]
@@ -175,8 +259,8 @@ mod tests {
         let runtime = runtime();
         for works in [true, false] {
             let pause = Duration::from_secs(600);
-            let watchdog = Watchdog::watching(runtime.handle().clone(), pause, || ()).unwrap();
-            let _waiting = works.then(|| watchdog.at_work());
+            let watchdog = Watchdog::watching(runtime.handle().clone(), pause, |_| ()).unwrap();
+            let _waiting = works.then(|| watchdog.at_work(name(b"GET", b"/")));
             drop(watchdog);
         }
     }
