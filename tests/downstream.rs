@@ -4,8 +4,8 @@
 //! wrong: a class that serves one request at a time can hold one future at a time. What is about many at once goes to
 //! the classes that say of themselves that they can.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use harness::classes::classes;
 use harness::crowd::room_for;
 use harness::{
-    Class, Connection, Crowd, Failure, Manner, Server, Site, programs, under_each_class, wait_for,
+    Class, Connection, Crowd, Failure, Manner, Server, Site, programs, stopped_at, under_each_class,
+    upstream, wait_for,
 };
 
 /// A server that answers as the path says.
@@ -26,64 +27,45 @@ struct Other {
 }
 
 impl Other {
-    /// Begins to serve. Its threads end with the test's process.
+    /// Begins to serve.
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its number");
         let (written, waiting) = (Arc::<AtomicU64>::default(), Arc::<AtomicUsize>::default());
-        let other = Self { address, written: Arc::clone(&written), waiting: Arc::clone(&waiting) };
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (written, waiting) = (Arc::clone(&written), Arc::clone(&waiting));
-                std::thread::spawn(move || serve(&stream.expect("a client"), &written, &waiting));
-            }
-        });
-        other
+        let (counted, held) = (Arc::clone(&written), Arc::clone(&waiting));
+        let address = upstream::listen(move |stream| serve(stream, &counted, &held));
+        Self { address, written, waiting }
     }
 }
 
-/// One call. Who has left is no concern of this server's.
+/// One call.
 fn serve(mut stream: &TcpStream, written: &AtomicU64, waiting: &AtomicUsize) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut octet = [0];
-        if stream.read(&mut octet).unwrap_or(0) == 0 {
-            return;
-        }
-        head.push(octet[0]);
-    }
-    let line = head.split(|octet| *octet == b'\r').next().unwrap_or_default();
-    let answer: &[u8] = match line {
-        b"GET /length?x=1 HTTP/1.0" => {
+    let Some(head) = upstream::head_of(stream) else { return };
+    let answer: &[u8] = match head.lines().next().unwrap_or_default() {
+        "GET /length?x=1 HTTP/1.0" => {
             b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 5\r\nX-Secret: 1\r\n\r\nhello"
         }
-        b"GET /until-close HTTP/1.0" => b"HTTP/1.0 404 Not Found\r\n\r\nhello",
-        b"GET /short HTTP/1.0" => b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhello",
-        b"GET /garbled HTTP/1.0" => b"SSH-2.0\r\n\r\n",
-        b"GET /chunked HTTP/1.0" => {
+        "GET /until-close HTTP/1.0" => b"HTTP/1.0 404 Not Found\r\n\r\nhello",
+        "GET /short HTTP/1.0" => b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+        "GET /garbled HTTP/1.0" => b"SSH-2.0\r\n\r\n",
+        "GET /chunked HTTP/1.0" => {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
         }
-        b"GET /closed HTTP/1.0" => b"HTTP/1.0 200 OK\r\n",
-        b"GET /never HTTP/1.0" => {
+        "GET /closed HTTP/1.0" => b"HTTP/1.0 200 OK\r\n",
+        "GET /never HTTP/1.0" => {
             waiting.fetch_add(1, Ordering::SeqCst);
-            // Until the caller has closed.
-            let _ = stream.read(&mut [0]);
+            upstream::until_left(stream);
             waiting.fetch_sub(1, Ordering::SeqCst);
             return;
         }
-        b"GET /endless HTTP/1.0" => {
+        "GET /endless HTTP/1.0" => {
             let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
             while let Ok(count) = stream.write(&[b'e'; 16 * 1024]) {
                 written.fetch_add(count as u64, Ordering::SeqCst);
             }
             return;
         }
-        other => panic!("an unknown call: {}", other.escape_ascii()),
+        other => panic!("an unknown call: {other}"),
     };
-    let _ = stream.write_all(answer);
-    let _ = stream.shutdown(Shutdown::Write);
-    // A reset would take the answer away from a caller that has not read it.
-    let _ = stream.read(&mut [0]);
+    upstream::end_with(stream, answer);
 }
 
 fn launch<'s>(site: &'s Site, class: Class, variables: &[String], settings: &[(&str, &str)]) -> Server<'s> {
@@ -204,25 +186,16 @@ fn a_slow_client_slows_the_other_server() {
         let head = connection.read_head().expect("a head");
         assert_eq!(head.status, 200);
         // It stands still when the buffers between the two are full, and not before.
-        let stopped_at = || {
-            let (mut before, mut since) = (0, Instant::now());
-            wait_for("the other server to be stopped", || {
-                let now = other.written.load(Ordering::SeqCst);
-                if now != before {
-                    (before, since) = (now, Instant::now());
-                }
-                now > 0 && since.elapsed() > Duration::from_millis(500)
-            });
-            before
-        };
-        let before = stopped_at();
+        let stopped =
+            || stopped_at("the other server to be stopped", || other.written.load(Ordering::SeqCst));
+        let before = stopped();
         eprintln!("{before} octets are under way to a client that takes none");
         // Two connections' worth of what the kernel buffers at most (tcp_wmem, tcp_rmem), and ours.
         assert!(before < 64 << 20, "{before}");
         connection.octets(16 << 20).expect("it goes on");
         assert!(other.written.load(Ordering::SeqCst) > before, "it goes on");
         // Once it waits again: a future that is just writing learns of the reset by that, and ends by itself.
-        stopped_at();
+        stopped();
         connection.reset();
         wait_for("the future to be dropped", || server.text("/cancelled") == "1");
         server.finish();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use harness::classes::CLASSES;
 use harness::{
     Address, Class, Connection, Failure, Load, Plan, Response, Server, Signal, Site, programs, sha256,
-    under_each_class, wait_for,
+    stopped_at, under_each_class, upstream, wait_for,
 };
 use serde_json::Value;
 
@@ -261,38 +261,24 @@ struct Told {
 }
 
 impl Upstream {
-    /// Begins to serve. Its threads end with the test's process.
+    /// Begins to serve.
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let (address, told) = (listener.local_addr().expect("its number"), Arc::<Told>::default());
+        let told = Arc::<Told>::default();
         let theirs = Arc::clone(&told);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let told = Arc::clone(&theirs);
-                std::thread::spawn(move || serve(&stream.expect("a client"), &told));
-            }
-        });
-        Self { address, told }
+        Self { address: upstream::listen(move |stream| serve(stream, &theirs)), told }
     }
 }
 
-fn until_left(mut stream: &TcpStream, told: &Told) {
+fn until_left(stream: &TcpStream, told: &Told) {
     told.waiting.fetch_add(1, Ordering::SeqCst);
-    while stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+    upstream::until_left(stream);
     told.waiting.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// One request. Who has left is no concern of this server's.
+/// One request.
 fn serve(mut stream: &TcpStream, told: &Told) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut octet = [0];
-        if stream.read(&mut octet).unwrap_or(0) == 0 {
-            return;
-        }
-        head.push(octet[0]);
-    }
-    let head = String::from_utf8(head).expect("a head is ASCII").to_ascii_lowercase();
+    let Some(head) = upstream::head_of(stream) else { return };
+    let head = head.to_ascii_lowercase();
     let path = head.split(' ').nth(1).unwrap_or_default();
     let answer: &[u8] = match path {
         "/well" => b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close, X-Own\r\nX-Own: 1\r\nKeep-Alive: x\r\n\r\nwell",
@@ -348,10 +334,7 @@ fn serve(mut stream: &TcpStream, told: &Told) {
         "/echo" => b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo\r\nContent-Length: 0\r\n\r\n",
         other => panic!("an unknown path: {other}"),
     };
-    let _ = stream.write_all(answer);
-    let _ = stream.shutdown(Shutdown::Write);
-    // A reset would take the answer away from a caller that has not read it.
-    while stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+    upstream::end_with(stream, answer);
 }
 
 #[test]
@@ -504,22 +487,11 @@ fn who_is_slow_slows_the_other_end() {
         assert_eq!(server.text("/well"), "well");
         let before = harness::usage::own_memory(worker);
         let moved = || upstream.told.moved.load(Ordering::SeqCst);
-        // It stands still when the buffers between the two are full, and not before.
-        let stopped_at = |count: &dyn Fn() -> u64| {
-            let (mut last, mut since) = (0, Instant::now());
-            wait_for("the sender to be stopped", || {
-                let now = count();
-                if now != last {
-                    (last, since) = (now, Instant::now());
-                }
-                now > 0 && since.elapsed() > Duration::from_millis(500)
-            });
-            last
-        };
         let mut connection = Connection::open(server.address()).expect("it listens");
         connection.send_get("/endless").expect("it reads");
         assert_eq!(connection.read_head().expect("a head").status, 200);
-        let stopped = stopped_at(&moved);
+        // It stands still when the buffers between the two are full, and not before.
+        let stopped = stopped_at("the upstream to be stopped", moved);
         connection.octets(16 * MIB).expect("it goes on");
         assert!(moved() > stopped, "it goes on");
         connection.reset();
@@ -537,7 +509,7 @@ fn who_is_slow_slows_the_other_end() {
                 counted.fetch_add(piece.len() as u64, Ordering::SeqCst);
             }
         });
-        let stopped_too = stopped_at(&|| sent.load(Ordering::SeqCst));
+        let stopped_too = stopped_at("the client to be stopped", || sent.load(Ordering::SeqCst));
         let memory = harness::usage::own_memory(worker).saturating_sub(before);
         eprintln!(
             "{}: {stopped} and {stopped_too} octets were under way, {memory} octets of memory",

@@ -32,6 +32,7 @@ mod queue;
 pub mod server;
 pub mod settings;
 pub mod site;
+pub mod upstream;
 pub mod usage;
 pub mod wait;
 
@@ -48,4 +49,4 @@ pub use programs::programs;
 pub use server::{Launch, Server};
 pub use settings::Settings;
 pub use site::Site;
-pub use wait::{DEADLINE, wait_for, within};
+pub use wait::{DEADLINE, stopped_at, wait_for, within};

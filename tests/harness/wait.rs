@@ -23,6 +23,20 @@ pub fn wait_for(what: &str, condition: impl FnMut() -> bool) -> Duration {
     }
 }
 
+/// Waits until a count stands still, and returns it: whoever moves it has been stopped.
+#[track_caller]
+pub fn stopped_at(what: &str, count: impl Fn() -> u64) -> u64 {
+    let (mut last, mut since) = (0, Instant::now());
+    wait_for(what, || {
+        let now = count();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        now > 0 && since.elapsed() > Duration::from_millis(500)
+    });
+    last
+}
+
 /// Waits until the condition holds, for at most `limit`. Returns how long it took, or none.
 pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> Option<Duration> {
     let begin = Instant::now();
