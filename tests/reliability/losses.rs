@@ -8,9 +8,10 @@ use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Connection, Load, Plan, Report, Signal, Site, process, within};
+use harness::{Connection, Load, Plan, Report, Signal, Site, process, programs, within};
 
 use crate::candidates::{Candidate, KEEP_ALIVE, Manner, Next, Running};
+use crate::page;
 
 /// How long clients go on after the accident: some servers end long after it.
 const AFTER: Duration = Duration::from_secs(12);
@@ -114,40 +115,54 @@ const ROWS: &[(&str, Accident)] = &[
 /// The row in which requests are lost by design: those that the process had in hand.
 const KILLS: &str = "`kill -9` of a worker, ten times";
 
-/// Prints the table as Markdown, cells as they are done on standard error. Whether ours lost nothing that it may not lose.
-pub(crate) fn table(row_filter: &str, server_filter: &str) -> bool {
+/// Prints the table as Markdown, cells as they are done on standard error, and puts it into the page if that was asked
+/// for. An accident happens to all servers at the same time, each with clients of its own: so each meets the same
+/// machine, and the whole takes minutes. Whether ours lost nothing that it may not lose.
+pub(crate) fn table(row_filter: &str, server_filter: &str, write: bool) -> bool {
+    // Whatever has to be built is, before the first of them starts.
+    programs();
+    let begin = Instant::now();
     let mut candidates = Candidate::all();
     candidates.retain(|candidate| candidate.name().contains(server_filter));
     let names: Vec<String> = candidates.iter().map(Candidate::name).collect();
+    let rows: Vec<&(&str, Accident)> = ROWS.iter().filter(|(row, _)| row.contains(row_filter)).collect();
     let mut text = format!("| what happens | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
-    let mut kept_word = true;
-    for (row, accident) in ROWS.iter().filter(|(row, _)| row.contains(row_filter)) {
+    let (mut kept_word, mut loads) = (true, Vec::new());
+    for (number, (row, accident)) in rows.iter().enumerate() {
+        let cells = thread::scope(|scope| {
+            let meet = |candidate| scope.spawn(move || meets(candidate, row, *accident));
+            let clients: Vec<_> = candidates.iter().map(meet).collect();
+            let joined = clients.into_iter().map(|one| one.join().expect("no server failed to start"));
+            joined.collect::<Vec<_>>()
+        });
         let _ = write!(text, "| {row} |");
-        for (candidate, name) in candidates.iter().zip(&names) {
-            let site = Site::new("reliability");
-            let cell = accident(candidate, &site);
-            if let (Candidate::Rgunicorn(_), Some(cell)) = (candidate, &cell)
-                && *row != KILLS
-                && (cell.lost > 0 || !cell.serves)
-            {
-                kept_word = false;
-                eprintln!("{}", site.read("server.log"));
-            }
-            let cell = cell.map_or_else(|| "–".to_owned(), |cell| cell.to_string());
-            eprintln!("{row}; {name}: {cell} ({})", load_average());
+        for (name, (cell, well)) in names.iter().zip(cells) {
+            kept_word &= well;
+            eprintln!("{row}; {name}: {cell}");
             let _ = write!(text, " {cell} |");
         }
         text.push('\n');
+        loads.extend(page::load());
+        eprintln!("{} of {} rows, {:.0?}; {}", number + 1, rows.len(), begin.elapsed(), page::load_average());
     }
-    println!("{text}\n{}", load_average());
-    kept_word
+    let (least, most) =
+        (loads.iter().copied().fold(f64::INFINITY, f64::min), loads.iter().copied().fold(0.0, f64::max));
+    let minutes = begin.elapsed().as_secs_f64() / 60.0;
+    let _ =
+        write!(text, "\n{}; {minutes:.0} minutes, load average {least:.0} to {most:.0}.\n", page::machine());
+    page::print("losses", &text, write) && kept_word
 }
 
-/// How busy the machine is.
-pub(crate) fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    format!("load average {} on {cores} cores", text.split(' ').take(3).collect::<Vec<_>>().join(" "))
+/// What an accident costs this server, as the table has it, and whether that is no more than it may.
+fn meets(candidate: &Candidate, row: &str, accident: Accident) -> (String, bool) {
+    let site = Site::waiting("reliability");
+    let Some(cell) = accident(candidate, &site) else { return ("–".to_owned(), true) };
+    let ours = matches!(candidate, Candidate::Rgunicorn(_));
+    let well = !ours || row == KILLS || (cell.lost == 0 && cell.serves);
+    if !well {
+        eprintln!("{}", site.read("server.log"));
+    }
+    (cell.to_string(), well)
 }
 
 impl std::fmt::Display for Cell {

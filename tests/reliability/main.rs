@@ -9,27 +9,32 @@
 mod candidates;
 mod faults;
 mod losses;
+mod page;
 mod soak;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo reliability losses [ROW [SERVER]]   what accidents cost; only rows and servers with that text
        cargo reliability faults [TEXT]          system calls that fail; only rows with that text
-       cargo reliability soak [--minutes N]     load, reloads and kills, 30 minutes unless N is given";
+       cargo reliability soak [--minutes N]     load, reloads and kills, 30 minutes unless N is given
+       With --write and no text, the table takes its place in docs/RELIABILITY.md.";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let write = words.iter().any(|word| word == "--write");
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != "--write").collect();
     let minutes = |text: &str| text.parse::<u64>().ok().filter(|minutes| *minutes > 0);
     let well = match words.as_slice() {
-        ["losses"] => losses::table("", ""),
-        ["losses", row] => losses::table(row, ""),
-        ["losses", row, server] => losses::table(row, server),
-        ["faults"] => faults::run(""),
-        ["faults", word] => faults::run(word),
-        ["soak"] => soak::run(30),
-        ["soak", "--minutes", text] if minutes(text).is_some() => soak::run(minutes(text).unwrap_or(1)),
+        ["losses"] => losses::table("", "", write),
+        ["losses", row] if !write => losses::table(row, "", false),
+        ["losses", row, server] if !write => losses::table(row, server, false),
+        ["faults"] => faults::run("", write),
+        ["faults", word] if !write => faults::run(word, false),
+        ["soak"] => soak::run(30, write),
+        ["soak", "--minutes", text] if minutes(text).is_some() => {
+            soak::run(minutes(text).unwrap_or(1), write)
+        }
         ["--help" | "-h"] => {
             println!("{USAGE}");
             true

@@ -5,7 +5,6 @@
 //! server. So a failure counts as the kill's if one fell between the moment from which that worker can have had the
 //! connection and the moment at which its end was noticed; every other one is *lost*, and there may be none.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use harness::{Address, Connection, Failure, Load, Pace, Plan, Signal, Site, process, usage};
 
 use crate::candidates::{Candidate, KEEP_ALIVE, Manner, Next, Running};
-use crate::losses::load_average;
+use crate::page;
 
 const RELOAD: u64 = 10;
 const KILL: u64 = 5;
@@ -39,20 +38,24 @@ struct Look {
 }
 
 /// Each class in turn, an equal part of the time. Whether nothing was lost but by kills.
-pub(crate) fn run(minutes: u64) -> bool {
-    println!(
-        "| worker class | time | answered | lost | lost with the killed | kills | reloads | slowest | memory of the master | its descriptors | image files |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+pub(crate) fn run(minutes: u64, write: bool) -> bool {
+    let mut table = "| worker class | time | answered | lost | lost with the killed | kills | reloads | slowest | memory of the master | its descriptors | image files |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
     let mut flawless = true;
     for class in ["sync", "threaded", "poll"] {
-        flawless &= soak(class, Duration::from_secs(minutes * 60 / 3));
+        let (row, well) = soak(class, Duration::from_secs(minutes * 60 / 3));
+        eprintln!("{row}");
+        table.push_str(&row);
+        table.push('\n');
+        flawless &= well;
     }
-    println!("\n{}", load_average());
-    flawless
+    table.push_str(&format!("\n{}, four workers; {} at the end.\n", page::machine(), page::load_average()));
+    page::print("soak", &table, write) && flawless
 }
 
-fn soak(class: &'static str, time: Duration) -> bool {
+/// A row, and whether nothing was lost but by kills.
+fn soak(class: &'static str, time: Duration) -> (String, bool) {
     let site = Site::new("soak");
     let mut running = Candidate::Rgunicorn(class).start_many(&site, 4);
     let address = running.address();
@@ -91,7 +94,7 @@ fn soak(class: &'static str, time: Duration) -> bool {
         eprintln!("lost under {class}: {why}, in hand for {:.1?} before the end", since.elapsed());
     }
     let figures = |figure: fn(&Look) -> String| looks.iter().map(figure).collect::<Vec<_>>().join(", ");
-    println!(
+    let row = format!(
         "| {class} | {:.1} min | {answered} | **{}** | {} | {} | {reloads} | {slowest:.1?} | {} KiB | {} | {} |",
         time.as_secs_f64() / 60.0,
         lost.len(),
@@ -101,12 +104,11 @@ fn soak(class: &'static str, time: Duration) -> bool {
         figures(|look| look.descriptors.to_string()),
         figures(|look| look.images.to_string()),
     );
-    let _ = std::io::stdout().flush();
     let serves = running.runs();
     if !lost.is_empty() || !serves {
         eprintln!("{}", site.read("server.log"));
     }
-    lost.is_empty() && serves
+    (row, lost.is_empty() && serves)
 }
 
 /// Kills and reloads for so long; when the kills were, how many reloads, and what the master had at the start, in the
