@@ -1,18 +1,20 @@
-//! What the machine refuses: descriptors, memory, processes, room on the disk, system calls. The server degrades, says so in
-//! few lines, does not spin, and is as before when it is over, without a restart.
+//! What the machine refuses: descriptors, memory, processes, room on the disk, system calls; and a clock that jumps. The
+//! server degrades, says so in few lines, does not spin, and is as before when it is over, without a restart.
 //!
 //! What a newcomer would get wrong: a limit that hits everybody at the start proves nothing; each of these begins with a
 //! server that serves. Where the machine lacks the means (strace, mount rights) the test is skipped by name. Stopped workers and
 //! masters are in `supervise.rs`, killed ones in `endurance.rs`; the whole list of calls is `cargo reliability faults`.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use harness::compiler::Compiler;
 use harness::inject::Fault;
 use harness::{
-    Class, Crowd, Launch, Load, Manner, Plan, Server, Signal, Site, process, programs, under_each_class,
-    under_each_that_keeps_alive, usage, wait_for,
+    Class, Connection, Crowd, Launch, Load, Manner, Plan, Server, Signal, Site, process, programs,
+    under_all_classes_at_a_time, under_each_class, under_each_that_keeps_alive, usage, wait_for,
 };
 
 const FORK: &str = "?fork,?vfork,?clone,?clone3";
@@ -296,4 +298,130 @@ fn one_writable_directory_is_enough() {
     load.more(20);
     assert_eq!(load.stop().expect_flawless().labels(1), ["2"]);
     server.finish();
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The clock.
+
+const DAY: i64 = 86_400;
+
+/// The wall clock of one server, which this test moves: what the processes ask for is answered by `clock.c`.
+struct Clock(fs::File);
+
+impl Clock {
+    fn move_by(&self, seconds: i64) {
+        self.0.write_all_at(&seconds.to_ne_bytes(), 0).expect("a file that is there");
+    }
+
+    /// Sets it to so many seconds after 1970.
+    fn set(&self, seconds: i64) {
+        self.move_by(seconds - now());
+    }
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the machine's own clock is right");
+    now.as_secs().try_into().expect("it is for long")
+}
+
+/// What date(1) says of a moment.
+fn day(seconds: i64, format: &str) -> String {
+    let mut command = Command::new("date");
+    command.args(["-u", "-d", &format!("@{seconds}"), format]).env("LC_ALL", "C");
+    harness::compiler::run(&mut command).trim().to_owned()
+}
+
+#[test]
+fn a_clock_that_jumps_moves_dates_and_nothing_else() {
+    let Some(compiler) = Compiler::c("a_clock_that_jumps_moves_dates_and_nothing_else") else { return };
+    under_all_classes_at_a_time(|class| {
+        let site = Site::waiting("clock");
+        for name in ["clock.so", "shift", "control.sock"] {
+            site.mine(name);
+        }
+        compiler.library("tests/fixtures/c/clock.c", &site.join("clock.so"), &[]);
+        let clock = Clock(fs::File::create(site.join("shift")).expect("a new file"));
+        clock.move_by(0);
+        let settings = [("timeout", "3"), ("head_timeout", "2"), ("keepalive", "60")];
+        let launch = launch(&site, class).workers(2).settings(&settings).with(|settings| {
+            settings.text("control_socket", "control.sock").text("accesslog", "access.log");
+            settings.text("access_log_format", "%(t)s %(D)s");
+        });
+        let preload = site.join("clock.so").display().to_string();
+        let shift = site.join("shift").display().to_string();
+        let mut server = launch.env("LD_PRELOAD", &preload).env("TEST_CLOCK", &shift).start();
+        let mut loads =
+            vec![Load::start(server.address(), Plan::versions(2).paced(Duration::from_millis(5)))];
+        if class.keeps_alive {
+            let plan = Plan::versions(2).paced(Duration::from_millis(5));
+            loads.push(Load::start(server.address(), plan.kept(Duration::from_secs(60))));
+        }
+        let shows = |day: &str| {
+            wait_for(&format!("a date of {day}"), || {
+                server.get("/version").field("date").is_some_and(|date| date.contains(day))
+            });
+        };
+
+        // Both ways by a day, each with a request at work and for longer than the timeout of a worker.
+        let workers = server.workers();
+        for days in [1, -1] {
+            let mut asked = Connection::open(server.address()).expect("it listens");
+            asked.send_get("/sleep?ms=500").expect("it reads");
+            clock.move_by(days * DAY);
+            let begin = Instant::now();
+            shows(&day(now() + days * DAY, "+%d %b %Y"));
+            assert_eq!(asked.read_response().expect("it is only a clock").status, 200);
+            // What a client may take for its head is no longer, and no shorter.
+            let mut slow = Connection::open(server.address()).expect("it listens");
+            slow.send(b"GET / HTTP/1.1\r\n").expect("it reads");
+            let answer = slow.read_response().expect("an answer");
+            assert_eq!(answer.status, 408);
+            assert!(begin.elapsed() >= Duration::from_millis(1900), "after {:?}", begin.elapsed());
+            wait_for("more than a timeout", || begin.elapsed() >= Duration::from_secs(4));
+            assert_eq!(server.workers(), workers, "a worker was murdered");
+        }
+
+        // To where a clock without a battery starts, over the ends of 31 and 32 bits, and near to the last that Linux takes.
+        for second in [DAY / 2, (1 << 31) - 3, (1 << 32) - 3, 8_200_000_000] {
+            clock.set(second);
+            shows(&day(second, "+%d %b %Y"));
+            loads.iter().for_each(|load| load.more(20));
+            // The file's time is of the machine's clock: to the server of long ago, or yet to come.
+            site.install(programs().inspect(1), "app.so");
+            server.reload_well();
+            let uptime = uptime(&site);
+            assert!((0.0..600.0).contains(&uptime), "up for {uptime} s");
+            for file in ["error.log", "access.log"] {
+                let format = if file == "error.log" { "+[%Y-%m-%d " } else { "+[%d/%b/%Y:" };
+                let day = day(second, format);
+                wait_for(&format!("{day} in {file}"), || site.read(file).contains(&day));
+            }
+        }
+        loads.into_iter().for_each(|load| _ = load.stop().expect_flawless());
+
+        // A worker that hangs is noticed as soon as ever.
+        clock.set(DAY / 2);
+        let stopped = server.workers()[0];
+        process::send(stopped, Signal::SIGSTOP);
+        clock.move_by(-DAY);
+        server.wait_gone(stopped);
+        server.wait_log("WORKER TIMEOUT");
+        server.expect_error(&stopped.to_string());
+        server.finish();
+        let log = site.read("access.log");
+        let slow = log.lines().find(|line| {
+            let duration = line.rsplit(' ').next().and_then(|text| text.parse::<u64>().ok());
+            duration.is_none_or(|microseconds| microseconds > 60_000_000)
+        });
+        assert_eq!(slow, None, "a request that took longer than the test");
+    });
+}
+
+/// What the control socket says of the master.
+fn uptime(site: &Site) -> f64 {
+    let mut command = Command::new(programs().rgunicorn());
+    command.arg("ctl").arg(site.join("control.sock")).args(["status", "--json"]);
+    let status = harness::compiler::run(&mut command);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    status["uptime_seconds"].as_f64().expect("a number")
 }
