@@ -768,13 +768,14 @@ fn what_is_said(class: Class, chosen: &str) -> Vec<String> {
 
 // Slow clients.
 
-/// What every slow client is given, which is longer than what a worker may be silent.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// What every slow client is given, which is longer than what a worker may be silent: two seconds, since a machine that is busy
+/// with other tests may well keep a worker waiting for half of one, which is when it is to give a sign of life.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// What may be on top: a busy machine.
 const SLACK: Duration = Duration::from_secs(6);
 
 fn impatient(site: &Site, way: Way) -> Server<'_> {
-    let times = [("timeout", "1"), ("head_timeout", "2"), ("body_timeout", "2"), ("write_timeout", "2")];
+    let times = [("timeout", "2"), ("head_timeout", "3"), ("body_timeout", "3"), ("write_timeout", "3")];
     launch(site, way, 1, &times)
 }
 
