@@ -266,6 +266,8 @@ fn check_says_in_one_line_what_a_start_would_do() {
     site.install(programs().inspect(1), "app.so");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("it has one").to_string();
+    site.mine("pid");
+    std::os::unix::fs::symlink("/nowhere/pid", site.join("pid")).expect("a new link");
     // It does not bind, so that a server that runs is in nobody's way.
     let line = said(&tool(&site, &["check", "-k", "threaded", "-w", "3", "-b", &address, "app.so"]), 0);
     let expected = format!("OK: would serve app.so on {address} with 3 workers of the class threaded\n");
@@ -274,6 +276,16 @@ fn check_says_in_one_line_what_a_start_would_do() {
         (&["check", "-k", "gevent", "app.so"][..], 3, "libgevent.so"),
         (&["check", "-e", "INSPECT_INIT=fail", "app.so"], 4, "inspect: asked to fail"),
         (&["check", "-b", "8000", "app.so"], 1, "8000"),
+        (
+            &["check", "-k", "", "app.so"],
+            3,
+            "the worker class '': it is empty, perhaps for an unset variable; give",
+        ),
+        (
+            &["check", "--pid", "pid", "app.so"],
+            1,
+            "is a symbolic link to /nowhere/pid, which is not there; remove",
+        ),
         (&["check", "--wrokers", "3"], 2, "--workers"),
     ] {
         let output = tool(&site, words);

@@ -43,6 +43,14 @@ pub enum PidfileError {
         /// The file.
         path: PathBuf,
     },
+    /// A symbolic link to nothing: whose it is, and what it was to lead to, only the operator knows.
+    #[error("cannot write the pid file {}: it is a symbolic link to {}, which is not there; remove the link, or give another --pid", path.display(), target.display())]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+        /// What it says.
+        target: PathBuf,
+    },
     /// The system refused.
     #[error("cannot write the pid file {}: {why}; create its directory or give another path", path.display())]
     Write {
@@ -66,12 +74,13 @@ impl Pidfile {
         let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
         let file = write_locked(&temporary).map_err(fail)?;
         let placed = place(&temporary, path);
+        let dangling = refuse_dangling(path);
         // After a rename there is none left, after a link one too many.
         let _ = fs::remove_file(&temporary);
         match placed {
             Ok(None) => Ok(Self { path: path.to_owned(), file }),
             Ok(Some(pid)) => Err(PidfileError::AlreadyRunning { pid, path: path.to_owned() }),
-            Err(error) => Err(fail(error)),
+            Err(error) => dangling.and(Err(fail(error))),
         }
     }
 
@@ -84,7 +93,8 @@ impl Pidfile {
         if path == self.path {
             return Ok(());
         }
-        if let Some(pid) = place(&self.path, path).map_err(fail)? {
+        let placed = place(&self.path, path).or_else(|error| refuse_dangling(path).and(Err(fail(error))))?;
+        if let Some(pid) = placed {
             return Err(PidfileError::AlreadyRunning { pid, path: path.to_owned() });
         }
         // A rename has removed it, a link has not.
@@ -104,6 +114,20 @@ impl Pidfile {
             // A file that stays is stale, and the next start replaces it.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Probe, Master: says so if a path is a symbolic link that leads nowhere.
+///
+/// # Errors
+/// It is.
+pub fn refuse_dangling(path: &Path) -> Result<(), PidfileError> {
+    match fs::read_link(path) {
+        Ok(target) if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
+            Err(PidfileError::Dangling { path: path.to_owned(), target })
+        }
+        // No link, or one that leads somewhere.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -326,6 +350,28 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         pidfile.unlink();
         assert_eq!(text(&path), "1\n");
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_one_sentence_and_stays() {
+        let temp = TempDir::new("pidfile");
+        let (path, other) = (temp.join("p"), temp.join("other"));
+        std::os::unix::fs::symlink("/nowhere/p", &path).unwrap();
+        let expected = format!(
+            "cannot write the pid file {}: it is a symbolic link to /nowhere/p, which is not there; remove the link, or \
+             give another --pid",
+            path.display()
+        );
+        assert_eq!(Pidfile::create(&path).unwrap_err().to_string(), expected);
+        let mut pidfile = Pidfile::create(&other).unwrap();
+        assert_eq!(pidfile.rename(&path).unwrap_err().to_string(), expected);
+        assert!(path.is_symlink() && pidfile.path() == other);
+        // One that leads to a file is replaced as that file would be.
+        fs::remove_file(&path).unwrap();
+        fs::write(temp.join("stale"), "garbage").unwrap();
+        std::os::unix::fs::symlink(temp.join("stale"), &path).unwrap();
+        pidfile.rename(&path).unwrap();
+        assert!(!path.is_symlink());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::elf_note::Note;
 use crate::error::{EXIT_APP_LOAD, EXIT_SETTINGS, EXIT_WORKER_BOOT};
 use crate::generation::{Generation, MountedApp};
 use crate::image::{self, Image, RuntimeDir, trust};
+use crate::pidfile;
 use crate::plugin::{self, ClassPlugin, Kind, PluginError};
 use crate::runtime::Runtime;
 use crate::scoreboard::{SlotView, SlotWriter};
@@ -489,6 +490,7 @@ fn try_files(config: &Config) -> Result<(), Refusal> {
         crate::logging::try_open(target, owner).map_err(|error| refuse(&error))?;
     }
     let Some(file) = &config.pidfile else { return Ok(()) };
+    pidfile::refuse_dangling(file).map_err(|error| refuse(&error))?;
     let Some(directory) = file.parent() else { return Ok(()) };
     nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK).map_err(
         |errno| {

@@ -60,6 +60,13 @@ impl PluginSearch<'_> {
     /// # Errors
     /// One sentence that names what was searched.
     pub(super) fn worker_class(&self, text: &str, threads: u64) -> Result<PluginRef, String> {
+        if text.is_empty() {
+            return Err(
+                "cannot find the worker class '': it is empty, perhaps for an unset variable; give sync, \
+                        threaded, poll or a file with -k, or leave it out"
+                    .to_owned(),
+            );
+        }
         let alias = WORKER_CLASS_ALIASES.iter().find(|(alias, _)| *alias == text);
         let wants_threads = text == WITHOUT_THREADS && threads > 1;
         let reference = if wants_threads { WITH_THREADS } else { alias.map_or(text, |(_, name)| name) };
