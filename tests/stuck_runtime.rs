@@ -19,7 +19,7 @@ fn launch<'s>(site: &'s Site, class: Class, settings: &[(&str, &str)]) -> Server
 fn expect_replaced(server: &mut Server<'_>, old: i32, oldest: Option<&str>) {
     let line = server.wait_log("the runtime of the application (in ");
     let named =
-        format!("timeout: the runtime of the application (in GET {STUCK}) has been stuck for 1.0 s; ");
+        format!("timeout: the runtime of the application (in GET {STUCK}) has been stuck for 3.0 s; ");
     let rest = line.strip_prefix(&named).unwrap_or_else(|| panic!("{named:?} does not begin: {line}"));
     match oldest {
         Some(oldest) => {
@@ -42,10 +42,10 @@ fn expect_replaced(server: &mut Server<'_>, old: i32, oldest: Option<&str>) {
 fn a_runtime_that_stands_still_is_noticed_and_its_worker_replaced() {
     under_each_class(|class| {
         let site = Site::new("stuck_runtime");
-        let mut server = launch(&site, class, &[("timeout", "1")]);
+        let mut server = launch(&site, class, &[("timeout", "3")]);
         let old = server.workers()[0];
         // One that waits for long is not stuck.
-        assert_eq!(server.text("/sleep?ms=2500"), "slept");
+        assert_eq!(server.text("/sleep?ms=5000"), "slept");
         assert_eq!(server.workers(), [old]);
         let mut connection = Connection::open(server.address()).expect("it listens");
         connection.send_get(STUCK).expect("it reads");
@@ -59,7 +59,7 @@ fn a_runtime_that_stands_still_is_noticed_and_its_worker_replaced() {
 fn the_request_that_is_named_first_is_the_one_that_keeps_the_thread() {
     let site = Site::new("stuck_named");
     let class = harness::classes::CLASSES.into_iter().find(|class| class.futures).expect("one has them");
-    let mut server = launch(&site, class, &[("timeout", "1")]);
+    let mut server = launch(&site, class, &[("timeout", "3")]);
     let old = server.workers()[0];
     let mut waits = Connection::open(server.address()).expect("it listens");
     waits
@@ -78,7 +78,7 @@ fn the_request_that_is_named_first_is_the_one_that_keeps_the_thread() {
 fn a_runtime_whose_request_was_answered_504_is_stuck_all_the_same() {
     under_each_class(|class| {
         let site = Site::new("stuck_answered");
-        let mut server = launch(&site, class, &[("timeout", "1"), ("request_timeout", "0.5")]);
+        let mut server = launch(&site, class, &[("timeout", "3"), ("request_timeout", "0.5")]);
         let old = server.workers()[0];
         assert_eq!(server.get(STUCK).status, 504);
         expect_replaced(&mut server, old, None);
