@@ -7,6 +7,7 @@
 
 mod bench;
 mod header;
+#[cfg(feature = "pages")]
 mod pages;
 mod speed;
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let mut words = env::args().skip(1);
     let done = match words.next().as_deref() {
         Some("serve") => serve(words.collect()),
+        #[cfg(feature = "pages")]
         Some("pages") => target_directory().and_then(|target| pages::write(&target.join("pages"))),
         Some("install-header") => header::install(words.collect()),
         Some("bench") => bench(&words.collect::<Vec<String>>()),
