@@ -24,8 +24,8 @@ const LASTS: Duration = Duration::from_secs(3);
 const CALLS: usize = 5000;
 /// Attempts at a time: most of each is waiting.
 const AT_ONCE: usize = 6;
-/// Lines of the log in that time.
-const LINES: usize = 30;
+/// Lines of the log in that time: of one worker four are forked a second at most, and each that is lost costs four.
+const LINES: usize = 60;
 
 /// Whose calls fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +83,10 @@ const CASES: &[Case] = &[
     one_of_two("accept4", &["EMFILE"]),
     one_of_two("recvfrom", &["EAGAIN"]),
     master("?fork,?vfork,?clone,?clone3", &["EAGAIN", "ENOMEM"]),
-    master("?poll,?ppoll", &["EINTR", "EAGAIN", "ENOMEM"]),
+    master("?poll,?ppoll", &["EINTR", "ENOMEM"]),
     master("read", &["EAGAIN", "EINTR", "EIO"]),
-    master("write,writev", &["EAGAIN", "EINTR", "EIO", "ENOSPC", "EPIPE"]),
+    // Other errors would be those of eventfds and pipes, which are never in such a state.
+    master("write,writev", &["EINTR"]),
     master("recvfrom,recvmsg", &["EAGAIN", "EINTR", "EIO"]),
     master("sendto,sendmsg", &["EAGAIN", "EINTR", "EPIPE"]),
     master("mmap", &["ENOMEM"]),
@@ -327,9 +328,9 @@ impl Attempt {
     }
 
     /// What asks for nothing but the next attempt, at once: that the call was interrupted, and that there is nobody, or no
-    /// room, although the kernel has just called the socket ready.
+    /// room, although the kernel has just called the descriptor ready.
     fn is_untrue(&self) -> bool {
-        let ready = ["accept4", "sendto,sendmsg", "sendfile"].contains(&CASES[self.case].calls);
+        let ready = ["accept4", "read", "sendto,sendmsg", "sendfile"].contains(&CASES[self.case].calls);
         !self.once && (self.error == "EINTR" || self.error == "EAGAIN" && ready)
     }
 }
