@@ -396,6 +396,8 @@ impl Arbiter {
         let generation = self.children.get(&pid.as_raw()).map_or(0, |child| child.generation);
         if self.first_worker_is_ready(generation, now) {
             self.tell(pid, Command::Run, 0);
+            // Its silence begins here and not with this turn, which may have taken long: until now it could only wait.
+            self.roster.heartbeat(pid, Instant::now());
         }
     }
 
