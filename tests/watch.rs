@@ -5,9 +5,8 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
 
-use harness::{Load, Plan, Server, Site, programs, wait_for};
+use harness::{Load, Plan, Server, Site, process, programs, wait_for};
 
 fn watching(site: &Site) -> Server<'_> {
     site.install(programs().inspect(1), "app.so");
@@ -163,22 +162,6 @@ fn what_cannot_be_watched_is_refused_by_name() {
     }
 }
 
-/// What the kernel watches for the master: for each of its inotify descriptors, how many directories (proc(5), fdinfo).
-fn watches_of(pid: i32) -> Vec<usize> {
-    let process = Path::new("/proc").join(pid.to_string());
-    let descriptors = fs::read_dir(process.join("fd")).expect("it runs");
-    let mut found = Vec::new();
-    for descriptor in descriptors.flatten() {
-        // One may be closed meanwhile.
-        if fs::read_link(descriptor.path()).is_ok_and(|link| link == Path::new("anon_inode:inotify")) {
-            let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name()));
-            let info = info.unwrap_or_default();
-            found.push(info.lines().filter(|line| line.starts_with("inotify ")).count());
-        }
-    }
-    found
-}
-
 /// One descriptor for the life of the master: to close one may take long (`host/src/sys/inotify.rs`).
 #[test]
 fn reloads_share_one_descriptor_and_leave_no_watch_behind() {
@@ -191,12 +174,12 @@ fn reloads_share_one_descriptor_and_leave_no_watch_behind() {
         .launch()
         .with(|settings| _ = settings.text("application", "here/app.so:app").raw("reload", "true"))
         .start();
-    let before = watches_of(server.pid());
+    let before = process::watched_directories(server.pid());
     assert_eq!(before.len(), 1, "{before:?}");
     // Another directory instead of the one before.
     server.configure(|settings| _ = settings.text("application", "there/app.so:app"));
     reloaded(&server, 0);
-    assert_eq!(watches_of(server.pid()), before);
+    assert_eq!(process::watched_directories(server.pid()), before);
     // Refused when its directory is watched already, which is taken back.
     fs::write(site.directory("broken").join("app.so"), "error: could not compile").expect("a file");
     site.mine("broken/app.so");
@@ -204,13 +187,13 @@ fn reloads_share_one_descriptor_and_leave_no_watch_behind() {
     let verdict = server.wait_verdict(1);
     assert!(verdict.contains("broken/app.so"), "{verdict}");
     server.expect_error("broken/app.so");
-    assert_eq!(watches_of(server.pid()), before);
+    assert_eq!(process::watched_directories(server.pid()), before);
     server.configure(|settings| _ = settings.text("application", "here/app.so:app").raw("reload", "false"));
     reloaded(&server, 2);
-    assert_eq!(watches_of(server.pid()), [0]);
+    assert_eq!(process::watched_directories(server.pid()), [0]);
     server.configure(|settings| _ = settings.raw("reload", "true"));
     let verdict = server.reload();
     assert!(verdict.starts_with("Reloaded: "), "{verdict}");
-    assert_eq!(watches_of(server.pid()), before);
+    assert_eq!(process::watched_directories(server.pid()), before);
     server.finish();
 }

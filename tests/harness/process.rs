@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -106,6 +107,22 @@ pub fn listening(port: u16) -> BTreeSet<u64> {
             if ours == Some(port) {
                 found.extend(inode.parse::<u64>().ok());
             }
+        }
+    }
+    found
+}
+
+/// For each inotify descriptor of a process, how many directories the kernel watches (proc(5), fdinfo).
+pub fn watched_directories(pid: i32) -> Vec<usize> {
+    let process = Path::new("/proc").join(pid.to_string());
+    let descriptors = fs::read_dir(process.join("fd")).expect("it runs");
+    let mut found = Vec::new();
+    for descriptor in descriptors.flatten() {
+        // One may be closed meanwhile.
+        if fs::read_link(descriptor.path()).is_ok_and(|link| link == Path::new("anon_inode:inotify")) {
+            let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name()));
+            let info = info.unwrap_or_default();
+            found.push(info.lines().filter(|line| line.starts_with("inotify ")).count());
         }
     }
     found

@@ -48,7 +48,7 @@ impl Watchdog {
         let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero())?;
         let host = facts.host();
         let stuck = move |polled: Option<Arc<str>>| {
-            let whom = polled.map_or_else(|| "a task that it has spawned".into(), |name| name);
+            let whom = polled.unwrap_or_else(|| "a task that it has spawned".into());
             host.stuck(&format!("runtime of the application (in {whom})"), timeout);
         };
         Self::watching(handle.clone(), timeout / LOOKS, stuck)
