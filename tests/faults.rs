@@ -362,26 +362,27 @@ fn a_clock_that_jumps_moves_dates_and_nothing_else() {
             });
         };
 
-        // Both ways by a day, each with a request at work.
+        // Both ways by a day, each with a request at work, and a head that does not end.
         let mut workers = server.workers();
         for (days, more) in [(1, 3), (-1, 4)] {
             let mut asked = Connection::open(server.address()).expect("it listens");
             asked.send_get("/sleep?ms=500").expect("it reads");
-            clock.move_by(days * DAY);
+            asked.wait_until_taken();
             let begin = Instant::now();
-            shows(&day(now() + days * DAY, "+%d %b %Y"));
-            assert_eq!(asked.read_response().expect("it is only a clock").status, 200);
-            // What a client may take for its head is no longer, and no shorter.
             let mut slow = Connection::open(server.address()).expect("it listens");
             slow.send(b"GET / HTTP/1.1\r\n").expect("it reads");
-            let answer = slow.read_response().expect("an answer");
-            assert_eq!(answer.status, 408);
+            slow.wait_until_taken();
+            clock.move_by(days * DAY);
+            // What a client may take for its head is no longer, and no shorter.
+            assert_eq!(slow.read_response().expect("an answer").status, 408);
             assert!(begin.elapsed() >= Duration::from_millis(1900), "after {:?}", begin.elapsed());
+            assert_eq!(asked.read_response().expect("it is only a clock").status, 200);
+            shows(&day(now() + days * DAY, "+%d %b %Y"));
             // One more worker shows that the master has been round its loop, with all that it would do about the others.
             server.signal(Signal::SIGTTIN);
-            let now = server.wait_workers(more);
-            assert!(workers.iter().all(|pid| now.contains(pid)), "murdered: {workers:?}, {now:?}");
-            workers = now;
+            let all = server.wait_workers(more);
+            assert!(workers.iter().all(|pid| all.contains(pid)), "murdered: {workers:?}, {all:?}");
+            workers = all;
         }
 
         // To where a clock without a battery starts, over the ends of 31 and 32 bits, and near to the last that Linux takes.

@@ -768,8 +768,8 @@ fn what_is_said(class: Class, chosen: &str) -> Vec<String> {
 
 // Slow clients.
 
-/// What every slow client is given, which is longer than what a worker may be silent: two seconds, since a machine that is busy
-/// with other tests may well keep a worker waiting for half of one, which is when it is to give a sign of life.
+/// What every slow client is given: more than the two seconds for which a worker may be silent. With a `timeout` of one, a sign
+/// of life would be due each half second, for which a machine that is busy with other tests may well keep a worker waiting.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// What may be on top: a busy machine.
 const SLACK: Duration = Duration::from_secs(6);

@@ -20,6 +20,22 @@ each_breakage!(says_the_same_in_four_places:
 
 fn says_the_same_in_four_places(name: &str, breakage: &Breakage) {
     let site = Site::new(name);
+    let said = said_in_three_places(&site, name, breakage);
+    let inspect = inspect(&site, &said.settings, breakage.exit_code);
+    assert_eq!([&said.hup, &said.check, &inspect], [&said.start; 3]);
+}
+
+/// The sentences about one breakage, which is still there.
+struct Said {
+    hup: String,
+    start: String,
+    check: String,
+    settings: Settings,
+    _kept: Box<dyn std::any::Any>,
+}
+
+/// Asks at a HUP, at the first start and of `check`.
+fn said_in_three_places(site: &Site, name: &str, breakage: &Breakage) -> Said {
     site.install(programs().inspect(1), "app.so");
     let mut launch = site.launch();
     if breakage.hangs {
@@ -28,7 +44,7 @@ fn says_the_same_in_four_places(name: &str, breakage: &Breakage) {
     }
     let mut server = launch.start();
     let mut settings = server.settings.clone();
-    let kept = (breakage.arrange)(&site, &mut settings);
+    let kept = (breakage.arrange)(site, &mut settings);
     server.configure(|current| *current = settings.clone());
 
     let verdict = server.reload();
@@ -40,15 +56,12 @@ fn says_the_same_in_four_places(name: &str, breakage: &Breakage) {
     launch.settings = settings.clone();
     let start = sentence(&launch.start_in_vain().stderr);
 
-    let check = run(&site, &settings, &["check", "--config", "server.toml"]);
+    let check = run(site, &settings, &["check", "--config", "server.toml"]);
     assert_eq!(check.status.code(), Some(breakage.exit_code), "{check:?}");
     assert!(check.stdout.is_empty(), "{check:?}");
     let check = sentence(&String::from_utf8_lossy(&check.stderr));
-
-    let inspect = inspect(&site, &settings, breakage.exit_code);
-    drop(kept);
     eprintln!("{name}: {start}");
-    assert_eq!([&hup, &check, &inspect], [&start; 3]);
+    Said { hup, start, check, settings, _kept: kept }
 }
 
 mod of_a_worker {
@@ -63,26 +76,7 @@ mod of_a_worker {
 
 fn says_the_same_in_three_places(name: &str, breakage: &Breakage) {
     let site = Site::new(name);
-    site.install(programs().inspect(1), "app.so");
-    let mut server = site.launch().start();
-    let mut settings = server.settings.clone();
-    let kept = (breakage.arrange)(&site, &mut settings);
-    server.configure(|current| *current = settings.clone());
-    let verdict = server.reload();
-    server.expect_error(&verdict);
-    let hup = verdict.strip_prefix("Reload refused, generation 1 serves on: ").expect("a refusal").to_owned();
-    server.finish();
-
-    let mut launch = site.launch();
-    launch.settings = settings.clone();
-    let start = sentence(&launch.start_in_vain().stderr);
-
-    let check = run(&site, &settings, &["check", "--config", "server.toml"]);
-    assert_eq!(check.status.code(), Some(breakage.exit_code), "{check:?}");
-    assert!(check.stdout.is_empty(), "{check:?}");
-    let check = sentence(&String::from_utf8_lossy(&check.stderr));
-    drop(kept);
-    eprintln!("{name}: {start}");
+    let Said { hup, start, check, .. } = said_in_three_places(&site, name, breakage);
     assert_eq!(check, start);
     // A HUP's generation is not the first, and its worker neither.
     assert_eq!(hup.replace("generation 2, age 2", "generation 1, age 1"), start);

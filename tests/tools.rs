@@ -247,7 +247,7 @@ fn check_says_what_only_a_worker_finds() {
         ),
         ("FX_HOOK=post_worker_init:fail", 4, "the hook post_worker_init of "),
     ] {
-        let timeout = if variable.ends_with("hang") { "2" } else { "60" };
+        let timeout = if variable.ends_with("hang") { "5" } else { "60" };
         let output = tool(
             &site,
             &["check", "--hooks", "hooks.so", "--boot-timeout", timeout, "-e", variable, "app.so"],

@@ -1,7 +1,7 @@
 //! `--reload`: a file changes, and what changed is served, or what was served before.
 //!
-//! What a newcomer would get wrong: none of these tests sends HUP. A verdict of a reload can only come from a file that
-//! the server has seen change.
+//! What a newcomer would get wrong: none of these tests sends HUP, but the last one, where nothing is watched. Every other
+//! verdict of a reload can only come from a file that the server has seen change.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -180,16 +180,20 @@ fn reloads_share_one_descriptor_and_leave_no_watch_behind() {
     server.configure(|settings| _ = settings.text("application", "there/app.so:app"));
     reloaded(&server, 0);
     assert_eq!(process::watched_directories(server.pid()), before);
+    // As many watches, and the right ones.
+    site.overwrite(programs().inspect(2), "there/app.so");
+    reloaded(&server, 1);
+    serves(&server, "INSPECT-VERSION:2");
     // Refused when its directory is watched already, which is taken back.
     fs::write(site.directory("broken").join("app.so"), "error: could not compile").expect("a file");
     site.mine("broken/app.so");
     server.configure(|settings| _ = settings.text("application", "broken/app.so:app"));
-    let verdict = server.wait_verdict(1);
+    let verdict = server.wait_verdict(2);
     assert!(verdict.contains("broken/app.so"), "{verdict}");
     server.expect_error("broken/app.so");
     assert_eq!(process::watched_directories(server.pid()), before);
     server.configure(|settings| _ = settings.text("application", "here/app.so:app").raw("reload", "false"));
-    reloaded(&server, 2);
+    reloaded(&server, 3);
     assert_eq!(process::watched_directories(server.pid()), [0]);
     server.configure(|settings| _ = settings.raw("reload", "true"));
     let verdict = server.reload();

@@ -1118,6 +1118,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_ready_worker_waits_for_is_no_silence_of_its_own() {
+        let timeout = TIMEOUTS.timeout.unwrap();
+        for (told, murdered) in [(true, false), (false, true)] {
+            let mut world = World::new(1);
+            world.roster.begin_roll(1, TIMEOUTS);
+            world.turn();
+            let pid = world.alive[0].0;
+            // The turn that finds it ready lasts, until it is told that it may serve.
+            world.roster.ready(pid, world.now);
+            world.roster.open_roll();
+            if told {
+                world.roster.heartbeat(pid, world.now + timeout);
+            }
+            assert_eq!(world.turn(), []);
+            world.now += timeout + SECOND;
+            // The loop woke as soon as it had asked for.
+            world.roster.asked = Some(world.now);
+            assert_eq!(world.turn().contains(&Action::Abort(pid)), murdered);
+        }
+    }
+
+    #[test]
     fn a_refused_gate_leaves_the_old_workers_alone() {
         let mut world = World::serving(2);
         world.roster.begin_roll(2, TIMEOUTS);

@@ -122,6 +122,10 @@ struct Attempt {
 pub(crate) fn run(filter: &str, write: bool) -> bool {
     let attempts: Vec<Attempt> =
         attempts().into_iter().filter(|attempt| attempt.name().contains(filter)).collect();
+    if attempts.is_empty() {
+        eprintln!("no row has that text");
+        return false;
+    }
     programs();
     let begin = Instant::now();
     let next = AtomicUsize::new(0);

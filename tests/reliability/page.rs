@@ -39,12 +39,14 @@ pub(crate) fn machine() -> String {
     let (kernel, status, cpuinfo) =
         (read("/proc/sys/kernel/osrelease"), read("/proc/self/status"), read("/proc/cpuinfo"));
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("?");
+    // What a distribution or a host has appended says nothing to a reader.
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output();
     let date =
         date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    format!("Until {date}; {build} build, Linux {}, cores {} of {cores}", kernel.trim(), allowed.trim())
+    format!("Until {date}; {build} build, Linux {kernel}, cores {} of {cores}", allowed.trim())
 }
 
 /// How busy the machine is: over the last minute.

@@ -151,6 +151,7 @@ const VERDICTS: &[(&str, Verdict)] = &[
     ("reload", Adapted("It watches the plugin files; a broken build leaves the old generation serving.")),
     ("reload_engine", Adapted("`auto` is inotify; `poll` is refused, since every Linux has inotify.")),
     ("reload_extra_files", Adapted("A path may be a pattern, and what matches it later is seen.")),
+    ("check_config", Adapted("It also begins a worker and ends it again.")),
     ("print_config", Adapted("As TOML that can be read again; `--print-config=json` is for programs.")),
     ("spew", NotApplicable("It prints each line of Python that runs. perf, strace and gdb see native code.")),
     (

@@ -249,7 +249,7 @@ fn machine(results: &Results, load_before: &str) -> String {
     format!(
         "Measured on {} with Linux {}, {} ({cores} cores), {}; load average before and after: {load_before} and {}. {}.",
         first("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
-        first("uname", &["-r"]),
+        first("uname", &["-r"]).split('-').next().unwrap_or_default(),
         line("/proc/cpuinfo", "model name"),
         first("rustc", &["--version"]).split(" (").next().unwrap_or_default(),
         load_average(),

@@ -2,8 +2,8 @@
 //! `cargo install-header`, `cargo bench-servers`, `cargo verify-speed`.
 //!
 //! Owns no logic of the server: it builds and starts what a reader of the README would, and writes what a packager
-//! ships beside the binary (`pages.rs`). What a newcomer would get
-//! wrong: the server replaces this program (execve(2)), so that Ctrl-C and `kill` reach it without a detour.
+//! ships beside the binary (`pages.rs`, behind a feature). What a newcomer would get wrong: the server replaces this program
+//! (execve(2)), so that Ctrl-C and `kill` reach it without a detour.
 
 mod bench;
 mod header;
