@@ -4,9 +4,9 @@
 //! about broken files is tested in `refusals.rs`.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use harness::{Site, programs, sha256};
+use harness::{Signal, Site, process, programs, sha256};
 use serde_json::Value;
 
 fn tool(site: &Site, words: &[&str]) -> Output {
@@ -258,6 +258,25 @@ fn check_says_what_only_a_worker_finds() {
         assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
     }
     assert_eq!(site.leftovers(), Vec::<std::path::PathBuf>::new(), "files are left");
+}
+
+/// What an application forks holds all that the worker had open.
+#[test]
+fn check_does_not_wait_for_a_child_of_the_application() {
+    let site = Site::new("check_fork");
+    site.install(programs().fixture("bad_constructor"), "app.so");
+    let mut command = Command::new(programs().rgunicorn());
+    command.args(["check", "--graceful-timeout", "600", "-e", "FX_CONSTRUCTOR=fork", "app.so"]);
+    // Not to a pipe: that, too, would end only with the child.
+    command.current_dir(site.path()).env("PWD", site.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = command.status().expect("the program runs");
+    let is_here =
+        |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|place| place == site.path());
+    let left: Vec<i32> =
+        process::all().into_iter().map(|process| process.pid).filter(|pid| is_here(pid)).collect();
+    left.iter().for_each(|pid| process::send(*pid, Signal::SIGKILL));
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(left.len(), 1, "it was to be there still");
 }
 
 #[test]

@@ -25,6 +25,8 @@ use crate::worker::{self, Failure};
 
 /// What a worker gets beyond `graceful_timeout` before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked whether it has gone without its channel being closed.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Tries the generation that a start would serve; returns one line that says what that would be.
 ///
@@ -119,18 +121,26 @@ fn try_worker(
     drop(theirs);
     let (mut ready, mut late) = (false, false);
     loop {
+        // Asked before the channel is, which may hold its last word.
+        let over = wait::has_ended(pid);
         match ours.receive().map_err(fail)? {
             Incoming::Message(..) => {
                 ready = true;
                 deadline = Some(Instant::now() + config.graceful_timeout + GRACE);
             }
             Incoming::Closed => break,
+            Incoming::Nothing if over => break,
             Incoming::Nothing => {
-                if poll(&mut [Watch::readable(ours.as_fd())], deadline).map_err(fail)? == 0 {
+                let now = Instant::now();
+                if deadline.is_some_and(|deadline| deadline <= now) {
                     late = true;
                     signal::send(pid, Signal::SIGKILL).map_err(fail)?;
                     break;
                 }
+                // Its end is the channel's, unless a child that it has forked holds that open.
+                let look = now + LOOK;
+                let until = deadline.map_or(look, |deadline| deadline.min(look));
+                poll(&mut [Watch::readable(ours.as_fd())], Some(until)).map_err(fail)?;
             }
         }
     }

@@ -477,7 +477,7 @@ pub static SETTINGS: &[Setting] = &[
         &["check-config"],
         Kind::Flag,
         Some("false"),
-        "Try what a start would do, a worker's begin and end included, but bind and serve nothing; then exit. Nothing is printed if all is well.",
+        "Try what a start would do, a worker's begin and end included, but bind and serve nothing; then exit. Of itself it prints nothing if all is well.",
     )
     .place(Place::CommandLine),
     setting(

@@ -106,12 +106,14 @@ impl Setup {
         if !config.reload {
             return Ok(None);
         }
-        let inotify =
-            master.map_or_else(Inotify::new, |master| master.inotify.another()).map_err(|error| {
+        let inotify = match master {
+            Some(master) => master.inotify.another().map_err(|error| cannot_share(&error)),
+            None => Inotify::new().map_err(|error| {
                 format!(
                     "cannot watch files for --reload: inotify: {error}; raise fs.inotify.max_user_instances"
                 )
-            })?;
+            }),
+        }?;
         let mut setup = Self {
             inotify,
             inherited: master.is_some(),
@@ -140,9 +142,7 @@ impl Setup {
         }
         let descriptor = match self.inherited {
             true => None,
-            false => Some(self.inotify.another().map_err(|error| {
-                format!("cannot watch files for --reload: inotify: {error}; raise the limit of open files")
-            })?),
+            false => Some(self.inotify.another().map_err(|error| cannot_share(&error))?),
         };
         self.given_away = true;
         Ok((std::mem::take(&mut self.watched), descriptor.map(OwnedFd::from)))
@@ -240,6 +240,10 @@ impl Watched {
     }
 }
 
+fn cannot_share(error: &io::Error) -> String {
+    format!("cannot watch files for --reload: inotify: {error}; raise the limit of open files (ulimit -n)")
+}
+
 /// What the server writes itself.
 fn own_files(config: &Config) -> Vec<PathBuf> {
     let logs = std::iter::once(&config.errorlog).chain(&config.accesslog);
@@ -283,10 +287,11 @@ impl Watcher {
     ///
     /// # Errors
     /// The watches cannot be read.
-    pub fn begin_probe(&mut self) -> io::Result<()> {
-        self.pending = None;
+    pub fn begin_probe(&mut self, now: Instant) -> io::Result<()> {
         // In a storm something is left over: that is one more reload.
-        self.inotify.take().map(drop)
+        self.take(now)?;
+        self.pending = None;
+        Ok(())
     }
 
     /// When [`Watcher::take`] is to be called if nothing happens before.
@@ -484,7 +489,7 @@ mod tests {
         assert_eq!((kernels(&watcher), watcher.watched.numbers()), (2, before));
 
         fs::write(temp.join("old/app.so"), "").unwrap();
-        watcher.begin_probe().unwrap();
+        watcher.begin_probe(Instant::now()).unwrap();
         let next = files(&["new/app.so", "both/app.so"], setup_beside(Some(&watcher)));
         // While the probe is at work: of what is watched only from now on, and of what is not any more.
         fs::write(temp.join("new/app.so"), "").unwrap();

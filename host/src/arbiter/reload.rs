@@ -212,7 +212,7 @@ impl Arbiter {
             log::warn!("The runtime directory {} is gone; images get a new one", gone.path().display());
             self.moved_dirs.push(gone);
         }
-        if let Some(Err(error)) = self.watcher.as_mut().map(Watcher::begin_probe) {
+        if let Some(Err(error)) = self.watcher.as_mut().map(|watcher| watcher.begin_probe(now)) {
             self.lose_watches(&error);
         }
         let boot_timeout = self.config().map_or_else(

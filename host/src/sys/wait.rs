@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::signal;
@@ -95,6 +95,13 @@ pub fn is_child(pid: Pid) -> bool {
     pid.as_raw() > 0 && waitid(Id::Pid(pid), look) != Err(Errno::ECHILD)
 }
 
+/// Whether this child has ended. It is not taken.
+pub fn has_ended(pid: Pid) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // An error comes from reading how it ended, or says that it was taken.
+    waitid(Id::Pid(pid), look) != Ok(WaitStatus::StillAlive)
+}
+
 fn waitpid(pid: Pid, flags: i32) -> io::Result<Option<(Pid, i32)>> {
     let mut status = 0;
     // SAFETY: `status` is a live local that waitpid(2) writes once; the kernel keeps no pointer to it.
@@ -121,8 +128,13 @@ mod tests {
             }
         })
         .unwrap();
+        assert!(!has_ended(pid));
         signal::send(pid, signal::Signal::SIGKILL).unwrap();
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
         assert_eq!(wait(pid).unwrap(), Ended::Killed { signal: libc::SIGKILL, core: false });
+        assert!(has_ended(pid));
     }
 
     #[test]
@@ -148,6 +160,9 @@ mod tests {
         let number = libc::SIGRTMIN() + 3;
         // SAFETY: kill(2) on a child that has not been waited for cannot hit another process.
         assert_eq!(unsafe { libc::kill(pid.as_raw(), number) }, 0);
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
         let ended = wait(pid).unwrap();
         assert_eq!(ended, Ended::Killed { signal: number, core: false });
         assert!(ended.to_string().contains(&number.to_string()));

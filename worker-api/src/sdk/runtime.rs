@@ -292,7 +292,7 @@ enum Stage {
 
 /// With the library's watchdog awake for as long as the runtime has it, and told while it is polled.
 fn watched<Fut: Future<Output = Result<(), Error>> + Send + Unpin>(
-    mut future: Fut,
+    future: Fut,
     request: &AsyncRequest,
 ) -> impl Future<Output = Result<(), Error>> + Send + use<Fut> {
     let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
@@ -303,6 +303,8 @@ fn watched<Fut: Future<Output = Result<(), Error>> + Send + Unpin>(
     drop(shared);
     async move {
         let at_work = at_work;
+        // Dropped first: it is at work until its own drop has returned.
+        let mut future = future;
         poll_fn(|context| {
             let _polled = at_work.as_ref().map(AtWork::polled);
             Pin::new(&mut future).poll(context)

@@ -68,7 +68,8 @@ impl Watchdog {
         let theirs = Arc::clone(&shared);
         let watch = move || {
             if theirs.finds_it_stuck(&handle, pause) {
-                stuck(theirs.polled().clone());
+                let polled = theirs.polled().clone();
+                stuck(polled);
             }
         };
         match thread::Builder::new().name("app-watch".to_owned()).spawn(watch) {
