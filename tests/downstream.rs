@@ -5,7 +5,7 @@
 //! the classes that say of themselves that they can.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use harness::classes::classes;
 use harness::crowd::room_for;
 use harness::{
-    Class, Connection, Crowd, Failure, Manner, Server, Site, programs, stopped_at, under_each_class,
+    Class, Connection, Crowd, Failure, Manner, Port, Server, Site, programs, stopped_at, under_each_class,
     upstream, wait_for,
 };
 
@@ -137,8 +137,8 @@ fn nobody_there_and_nobody_in_time_are_told_apart() {
         wait_for("the call to be closed", || other.waiting.load(Ordering::SeqCst) == 0);
         server.finish();
 
-        let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let variable = format!("DOWNSTREAM={}", nobody.expect("a port that was just free"));
+        let nobody = Port::reserve();
+        let variable = format!("DOWNSTREAM={}", nobody.address());
         let server = launch(&site, class, &[variable], &[]);
         let answer = server.get("/fetch/x");
         assert_eq!(answer.status, 502);

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use harness::{Address, Connection, Failure, Load, Plan, Server, Signal, Site, process, programs, wait_for};
+use harness::{
+    Address, Connection, Failure, Load, Plan, Port, Server, Signal, Site, process, programs, wait_for,
+};
 
 /// A little traffic.
 const LIGHT: Duration = Duration::from_millis(10);
@@ -224,8 +226,9 @@ fn addresses_come_and_go() {
     let site = Site::new("come_and_go");
     site.install(programs().inspect(1), "app.so");
     let bind = |addresses: &[&str]| addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
-    let port = free_port();
-    let tcp = Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    let reserved = Port::reserve();
+    let port = reserved.number();
+    let tcp = Address::Tcp(reserved.address());
     let (one, two) = (Address::Unix(site.join("one")), Address::Unix(site.join("two")));
     let mut server = site
         .launch()
@@ -285,10 +288,4 @@ fn requests_queued_at_an_address_that_goes_are_answered() {
     server.wait_gone(worker);
     wait_for("the port to be free", || process::listening(server.address().port()).is_empty());
     server.finish();
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it has one").port()
 }

@@ -201,7 +201,9 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    const PAUSE: Duration = Duration::from_millis(20);
+    /// Four of these without a turn of the runtime's thread are taken for one that is stuck: more than a busy machine keeps a
+    /// thread waiting.
+    const PAUSE: Duration = Duration::from_millis(250);
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -216,12 +218,12 @@ mod tests {
         let watchdog = watchdog.unwrap();
         let waiting = watchdog.at_work(name(b"GET", b"/waits"));
         // Many looks, each of which finds that it runs.
-        assert_eq!(heard.recv_timeout(20 * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
+        assert_eq!(heard.recv_timeout(2 * LOOKS * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
         drop(waiting);
         // With nobody at work nobody looks.
         let (release, released) = mpsc::channel::<()>();
         let stuck = runtime.spawn(async move { _ = released.recv() });
-        assert_eq!(heard.recv_timeout(20 * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
+        assert_eq!(heard.recv_timeout(2 * LOOKS * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
         let waiting = watchdog.at_work(name(b"GET", b"/waits"));
         // None of the exchanges is at fault.
         assert_eq!(heard.recv_timeout(Duration::from_secs(30)).unwrap(), None);
