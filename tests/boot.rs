@@ -172,7 +172,7 @@ fn ends_the_program(name: &str, breakage: &Breakage) {
     let mut launch = site.launch().workers(2).pidfile();
     launch.settings.list("bind", &["127.0.0.1:0", "unix:s"]);
     if breakage.hangs {
-        launch.settings.raw("boot_timeout", "1");
+        launch.settings.raw("boot_timeout", "3");
     }
     let kept = (breakage.arrange)(&site, &mut launch.settings);
     let ended = launch.start_in_vain();

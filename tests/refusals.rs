@@ -40,7 +40,7 @@ fn said_in_three_places(site: &Site, name: &str, breakage: &Breakage) -> Said {
     let mut launch = site.launch();
     if breakage.hangs {
         // What a good start takes, many times over.
-        launch.settings.raw("boot_timeout", "2");
+        launch.settings.raw("boot_timeout", "4");
     }
     let mut server = launch.start();
     let mut settings = server.settings.clone();

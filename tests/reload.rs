@@ -26,8 +26,8 @@ fn is_refused(name: &str, breakage: &Breakage) {
     site.install(programs().inspect(1), "app.so");
     let mut launch = site.launch().workers(2).pidfile();
     if breakage.hangs {
-        // Twenty times what a good start takes.
-        launch.settings.raw("boot_timeout", "2");
+        // Forty times what a good start takes.
+        launch.settings.raw("boot_timeout", "4");
     }
     let mut server = launch.start();
     let good = server.settings.clone();
