@@ -187,9 +187,10 @@ fn end(class: Class, ending: &Ending) {
 
     let gone = || process::group(server.pid()).is_empty() && process::listening(port).is_empty();
     // A probe that nobody waits for any more is in nobody's group: it is gone before the master.
-    let limit = if killed { Duration::from_secs(1) } else { Duration::ZERO };
+    // Of one that was killed nothing is left within a second, or ten on a busy machine.
+    let limit = Duration::from_secs(if killed { 10 } else { 1 });
     let time = within(DEADLINE, gone);
-    assert!(time.is_some_and(|time| time <= limit + Duration::from_secs(1)), "{}: {time:?}", ending.what);
+    assert!(time.is_some_and(|time| time <= limit), "{}: {time:?}", ending.what);
     for address in server.addresses() {
         assert_eq!(address.get("/version"), Err(Failure::Refused), "{}: {address:?}", ending.what);
     }

@@ -342,7 +342,7 @@ fn a_hook_process_ends_with_the_master() {
     let mut server = launch(&site, &[]).start();
     let apart = hook_process(&server);
     server.kill_master();
-    assert!(within(Duration::from_secs(1), || !process::runs(apart)).is_some(), "it runs on");
+    assert!(within(Duration::from_secs(10), || !process::runs(apart)).is_some(), "it runs on");
 }
 
 fn life_of(server: Server<'_>, site: &Site) {
