@@ -367,7 +367,7 @@ impl Runtime {
     fn wake_master(&self) {
         if let Some(pipe) = self.wake_master.get() {
             // A full pipe wakes the master as well as one more octet would.
-            let _ = nix::unistd::write(pipe, &[1]);
+            while nix::unistd::write(pipe, &[1]) == Err(nix::errno::Errno::EINTR) {}
         }
     }
 
