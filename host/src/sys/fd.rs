@@ -94,9 +94,12 @@ impl EventFd {
     /// # Errors
     /// None expected.
     pub fn notify(&self) -> io::Result<()> {
-        match self.0.write(1) {
-            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
-            Err(errno) => Err(errno.into()),
+        loop {
+            match self.0.write(1) {
+                Ok(_) | Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 
@@ -105,10 +108,13 @@ impl EventFd {
     /// # Errors
     /// None expected.
     pub fn clear(&self) -> io::Result<bool> {
-        match self.0.read() {
-            Ok(_) => Ok(true),
-            Err(Errno::EAGAIN) => Ok(false),
-            Err(errno) => Err(errno.into()),
+        loop {
+            match self.0.read() {
+                Ok(_) => return Ok(true),
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }
