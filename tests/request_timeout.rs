@@ -291,7 +291,6 @@ fn drip(address: &Address, fields: &str, drips: bool) -> (String, Client) {
     (what, client)
 }
 
-/// A loop that is stuck in an application is found by its silence, and the log says in which request.
 /// An idle loop gives a sign of life only at every half of `timeout`.
 #[test]
 fn what_comes_to_an_idle_loop_has_all_of_timeout() {
@@ -313,6 +312,7 @@ fn what_comes_to_an_idle_loop_has_all_of_timeout() {
     });
 }
 
+/// A loop that is stuck in an application is found by its silence, and the log says in which request.
 #[test]
 fn a_loop_that_is_stuck_is_found_by_timeout() {
     under_each_class(|class| {

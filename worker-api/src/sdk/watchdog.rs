@@ -209,13 +209,19 @@ mod tests {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
     }
 
-    #[test]
-    fn a_runtime_that_stands_still_is_found_and_one_that_waits_is_not() {
-        let (runtime, (told, heard)) = (runtime(), mpsc::channel());
+    /// A watchdog, and whom it blames.
+    fn watched(runtime: &tokio::runtime::Runtime) -> (Watchdog, mpsc::Receiver<Option<String>>) {
+        let (told, heard) = mpsc::channel();
         let watchdog = Watchdog::watching(runtime.handle().clone(), PAUSE, move |polled| {
             told.send(polled.as_deref().map(str::to_owned)).unwrap();
         });
-        let watchdog = watchdog.unwrap();
+        (watchdog.unwrap(), heard)
+    }
+
+    #[test]
+    fn a_runtime_that_stands_still_is_found_and_one_that_waits_is_not() {
+        let runtime = runtime();
+        let (watchdog, heard) = watched(&runtime);
         let waiting = watchdog.at_work(name(b"GET", b"/waits"));
         // Many looks, each of which finds that it runs.
         assert_eq!(heard.recv_timeout(2 * LOOKS * PAUSE), Err(mpsc::RecvTimeoutError::Timeout));
@@ -233,11 +239,8 @@ mod tests {
 
     #[test]
     fn the_one_that_is_polled_is_named() {
-        let (runtime, (told, heard)) = (runtime(), mpsc::channel());
-        let watchdog = Watchdog::watching(runtime.handle().clone(), PAUSE, move |polled| {
-            told.send(polled.as_deref().map(str::to_owned)).unwrap();
-        });
-        let watchdog = watchdog.unwrap();
+        let runtime = runtime();
+        let (watchdog, heard) = watched(&runtime);
         let oldest = watchdog.at_work(name(b"GET", b"/oldest"));
         drop(oldest.polled());
         let (release, released) = mpsc::channel::<()>();
